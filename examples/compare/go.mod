@@ -1,0 +1,5 @@
+module github.com/go-spillway/spillway/examples/compare
+
+go 1.26.0
+
+replace github.com/go-spillway/spillway => ../..
