@@ -1,0 +1,434 @@
+// Package health answers whether a service should run and whether it should
+// be sent requests, stops it without losing any, and shows what it is doing.
+//
+//	h := health.MustNew(health.Config{Checks: map[string]health.Check{
+//		"db":    {Probe: db.PingContext},
+//		"redis": {Probe: pingRedis, Optional: true},
+//	}})
+//	mux.Handle("/metrics", health.Metrics(h, limiter, cache))
+//	mux.Handle("/-/", health.Dashboard(h, limiter, cache))
+//
+//	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+//	defer stop()
+//	err := h.ListenAndServe(ctx, &http.Server{Addr: ":8080", Handler: h.Handler(mux)})
+//
+// Checks run in the background, on their own schedule, with at most one call
+// of each in flight: a request to /livez, /readyz or /startupz reads the last
+// answer through one atomic load and cannot cause a check. What cannot be
+// trusted is a failure: a check that hangs, panics, or has no fresh result.
+// [Checker.Handler] answers the probes, so put it outermost, before anything
+// that could limit, shed or cache them.
+//
+// When ctx ends, [Checker.ListenAndServe] first answers "not ready" while it
+// goes on serving, so that balancers take the process out, and only then
+// closes: see [Drain].
+//
+// A probe costs about a hundred nanoseconds and does not allocate. Any other
+// request costs one small allocation and two readings of the clock. There is
+// one goroutine per check while Run or Serve run, and none before or after.
+//
+// The package does not restart anything, call other services about its
+// findings, or log: see Config.OnChange.
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config configures a [Checker]. The zero value of every field is its default.
+type Config struct {
+	// Name labels the metrics of this Checker; default "default".
+	Name string
+
+	// Checks are what the service needs, by name. A name has letters, digits,
+	// '.', '_' and '-', at most 64 of them, and is not "live", "ready",
+	// "startup" or "phase". More can be added with [Checker.Register].
+	Checks map[string]Check
+
+	// Drain says how Serve stops.
+	Drain Drain
+
+	// Service, Version and Release are shown to the authorised as serviceId,
+	// version and releaseId (draft-inadarei-api-health-check-06, section 3).
+	// Empty ones are left out.
+	Service, Version, Release string
+
+	// Authorize reports whether a request may see the verbose and the
+	// single-check forms of the probes, which name the checks. Nil means that
+	// nobody may. If it panics, the answer is no.
+	Authorize func(*http.Request) bool
+
+	// ShowErrors puts the error texts of checks where people look: the
+	// verbose forms, Changes, Conditions and with them the dashboard. The
+	// texts of drivers tend to hold hosts and user names, so by default those
+	// show words such as "error" and "timeout", and the text given to
+	// [Public]. The public forms never hold either.
+	ShowErrors bool
+
+	// OnChange is called after the status of a check or of a group changes
+	// and at each phase of draining, one at a time and in order, without
+	// locks held. It must not block: the check that caused the change waits
+	// for it. If it panics, that is counted and otherwise ignored.
+	OnChange func(Change)
+}
+
+// A Check is one thing that a service needs.
+type Check struct {
+	// Probe returns nil if the thing is there, an error made by [Degraded] if
+	// it is there but not well, and any other error if it is not there. Its
+	// context ends after Timeout. Required.
+	Probe func(context.Context) error
+
+	// Optional marks a thing that the service can do without: while it is not
+	// there the service is degraded, status "warn", and stays ready.
+	Optional bool
+
+	// Informational marks a thing that is shown and never changes the status.
+	Informational bool
+
+	// Shared marks a thing that all replicas of the service use, such as one
+	// database. While it fails, readiness is "warn", because if every replica
+	// became not ready at once nobody would be left to answer. To let it
+	// empty the fleet all the same, leave Shared false.
+	Shared bool
+
+	// Groups are what the check counts for; zero means [Ready]. A check that
+	// is in [Startup] alone is not run any more once it has passed.
+	Groups Group
+
+	// Every is the time between runs; zero means 10 seconds. FailEvery is the
+	// time while the check fails; zero means 1 second, or Every if less.
+	Every, FailEvery time.Duration
+
+	// Timeout is how long one run may take; zero means 2 seconds, or Every if
+	// less. It is enforced from outside: a Probe that ignores its context is
+	// counted as failing, and is not called again until it has returned.
+	Timeout time.Duration
+
+	// MaxAge is how old the last result may be before it is no longer
+	// believed and the check fails as "stale"; zero means three times Every
+	// plus Timeout. It is judged when somebody asks.
+	MaxAge time.Duration
+
+	// Fall is how many failures in a row make a passing check fail; zero
+	// means 3. Rise is how many passes in a row make a failing check pass;
+	// zero means 1. The first result counts at once.
+	Fall, Rise int
+
+	// Jitter spreads runs, so that a fleet does not probe in step: each wait
+	// is longer or shorter by up to this share, and the first run comes
+	// within this share of Every. Zero means 0.1, negative means none; at
+	// most 1.
+	Jitter float64
+
+	// EscalateAfter makes a check that has failed for this long fail [Live]
+	// too, so that the platform restarts the process: for what only a restart
+	// cures. Zero means never. It can't be used with Shared, which would
+	// restart every replica at once.
+	EscalateAfter time.Duration
+
+	// Component is the componentType of the verbose form: "component",
+	// "datastore" or "system". Empty means that it is left out.
+	Component string
+
+	// Affects lists the endpoints that need the thing, as URI templates. The
+	// verbose form shows them while the check does not pass.
+	Affects []string
+}
+
+// A Checker runs checks, answers probes and drains. It is safe for concurrent
+// use.
+type Checker struct {
+	cfg   Config
+	epoch time.Time // when New was called; times in atomics count from it
+
+	snap atomic.Pointer[snapshot]
+
+	// What requests count. See handler.go and collect.go.
+	phase       atomic.Int32
+	inflight    atomic.Int64
+	lastArrival atomic.Int64 // nanoseconds since epoch; kept while draining only
+	idle        chan struct{}
+	draining    chan struct{} // closed when draining starts
+	probes      [groupCount]probeCounts
+	requests    [classCount]histogram
+	aborted     atomic.Uint64
+	servers     atomic.Int32 // calls of Serve that have not stopped
+	hookPanics  atomic.Uint64
+
+	// mu protects what follows. No code of the user is called while it is
+	// held.
+	mu          sync.Mutex
+	checks      []*check // in the order of their names
+	started     bool     // for good
+	maintenance string   // why, if on
+	inMaint     bool
+	groups      [groupCount]groupState
+	ring        ring
+	queue       []Change // for OnChange
+	delivering  bool
+	runCtx      context.Context // while Run runs
+	loops       sync.WaitGroup  // the goroutines of Run
+	samplers    []func(time.Time)
+}
+
+// New returns a Checker, or an error that names every field of cfg that is
+// not valid. Until [Checker.Run], [Checker.Serve] or [Checker.ListenAndServe]
+// have run each check once, the service is not ready.
+func New(cfg Config) (*Checker, error) {
+	var errs []error
+	if cfg.Name == "" {
+		cfg.Name = "default"
+	}
+	h := &Checker{
+		cfg:      cfg,
+		epoch:    time.Now(),
+		idle:     make(chan struct{}, 1),
+		draining: make(chan struct{}),
+	}
+	errs = append(errs, h.cfg.Drain.validate()...)
+	names := make([]string, 0, len(cfg.Checks))
+	for name := range cfg.Checks {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		c, err := newCheck(fmt.Sprintf("Config.Checks[%q]", name), name, cfg.Checks[name], h.epoch)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		h.checks = append(h.checks, c)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	h.cfg.Checks = nil // the caller's map is not ours to keep
+	h.renderLocked(h.epoch)
+	return h, nil
+}
+
+// MustNew is like [New] but panics if cfg is not valid. It is for
+// configuration that is written in the source.
+func MustNew(cfg Config) *Checker {
+	h, err := New(cfg)
+	if err != nil {
+		panic(err)
+	}
+	return h
+}
+
+// newCheck fills in the defaults of cfg, or says which field is not valid.
+func newCheck(where, name string, cfg Check, now time.Time) (*check, error) {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("health: "+where+format, args...))
+	}
+	if !validName(name) {
+		bad(": %q is not a name: use letters, digits, '.', '_' and '-', at most 64, and not live, ready, startup or phase", name)
+	}
+	if cfg.Probe == nil {
+		bad(".Probe is nil, must return whether the thing is there")
+	}
+	for _, d := range []struct {
+		name string
+		v    time.Duration
+	}{
+		{"Every", cfg.Every}, {"FailEvery", cfg.FailEvery}, {"Timeout", cfg.Timeout},
+		{"MaxAge", cfg.MaxAge}, {"EscalateAfter", cfg.EscalateAfter},
+	} {
+		if d.v < 0 {
+			bad(".%s is %v, must not be negative", d.name, d.v)
+		}
+	}
+	if cfg.Fall < 0 {
+		bad(".Fall is %d, must not be negative", cfg.Fall)
+	}
+	if cfg.Rise < 0 {
+		bad(".Rise is %d, must not be negative", cfg.Rise)
+	}
+	if math.IsNaN(cfg.Jitter) || cfg.Jitter > 1 {
+		bad(".Jitter is %v, must be at most 1", cfg.Jitter)
+	}
+	if cfg.Groups&^(Live|Ready|Startup) != 0 {
+		bad(".Groups is %#x, must be made of Live, Ready and Startup", uint8(cfg.Groups))
+	}
+	if cfg.Shared && cfg.EscalateAfter > 0 {
+		bad(".EscalateAfter is set with Shared, which would restart every replica at once")
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&cfg.Every, 10*time.Second)
+	def(&cfg.FailEvery, min(cfg.Every, time.Second))
+	def(&cfg.Timeout, min(cfg.Every, 2*time.Second))
+	longest := max(cfg.Every, cfg.FailEvery)
+	if longest > math.MaxInt64/8 || cfg.Timeout > math.MaxInt64/8 || cfg.MaxAge > math.MaxInt64/2 || cfg.EscalateAfter > math.MaxInt64/2 {
+		bad(": Every, FailEvery, Timeout, MaxAge or EscalateAfter is longer than a lifetime")
+	}
+	def(&cfg.MaxAge, 3*longest+cfg.Timeout)
+	if least := longest + cfg.Timeout; cfg.MaxAge < least {
+		bad(".MaxAge is %v, must be at least %v (the time between runs plus Timeout), or a healthy check would be stale", cfg.MaxAge, least)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	if cfg.Fall == 0 {
+		cfg.Fall = 3
+	}
+	if cfg.Rise == 0 {
+		cfg.Rise = 1
+	}
+	switch {
+	case cfg.Jitter == 0:
+		cfg.Jitter = 0.1
+	case cfg.Jitter < 0:
+		cfg.Jitter = 0
+	}
+	if cfg.Groups == 0 {
+		cfg.Groups = Ready
+	}
+	cfg.Affects = slices.Clone(cfg.Affects)
+	return &check{
+		name: name, cfg: cfg, slot: make(chan struct{}, 1), stop: make(chan struct{}),
+		since: now, lastResult: now,
+	}, nil
+}
+
+func validName(s string) bool {
+	switch s {
+	case "", ".", "..", "live", "ready", "startup", "phase":
+		return false
+	}
+	for _, b := range []byte(s) {
+		if (b < 'a' || b > 'z') && (b < 'A' || b > 'Z') && (b < '0' || b > '9') && b != '.' && b != '_' && b != '-' {
+			return false
+		}
+	}
+	return len(s) <= 64
+}
+
+// Register adds a check while the service runs. It returns an error if c is
+// not valid or there is a check of that name. The check is run soon after,
+// and does not count before its first result.
+func (h *Checker) Register(name string, c Check) error {
+	ch, err := newCheck(fmt.Sprintf("Register(%q)", name), name, c, time.Now())
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	at, found := slices.BinarySearchFunc(h.checks, name, (*check).compare)
+	if found {
+		return fmt.Errorf("health: Register(%q): there is a check of that name", name)
+	}
+	h.checks = slices.Insert(h.checks, at, ch)
+	if h.runCtx != nil && h.runCtx.Err() == nil {
+		h.startLocked(ch)
+	}
+	h.renderLocked(time.Now())
+	return nil
+}
+
+// Unregister removes a check; it does nothing if there is none of that name.
+func (h *Checker) Unregister(name string) {
+	h.mu.Lock()
+	if at, found := slices.BinarySearchFunc(h.checks, name, (*check).compare); found {
+		close(h.checks[at].stop)
+		h.checks[at].gone = true
+		h.checks = slices.Delete(h.checks, at, at+1)
+		h.renderLocked(time.Now())
+	}
+	h.mu.Unlock()
+	h.deliver()
+}
+
+// Run runs the checks until ctx ends and then returns nil. It returns an
+// error at once if the checks are already running: Serve and ListenAndServe
+// run them too. A check that ignores the end of its context is waited for for
+// one second, and not called again by a later Run until it has returned.
+func (h *Checker) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	h.mu.Lock()
+	if h.runCtx != nil {
+		h.mu.Unlock()
+		return errors.New("health: Run: the checks are already running")
+	}
+	h.runCtx = ctx
+	for _, c := range h.checks {
+		h.startLocked(c)
+	}
+	h.mu.Unlock()
+	defer func() {
+		cancel()
+		h.loops.Wait()
+		h.mu.Lock()
+		h.runCtx = nil
+		h.mu.Unlock()
+	}()
+
+	// The tick notices what time alone changes (stale, escalated) when nobody
+	// probes, and feeds the plots of the dashboard.
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			h.load()
+			h.deliver()
+			h.mu.Lock()
+			samplers := h.samplers
+			h.mu.Unlock()
+			for _, sample := range samplers {
+				sample(now)
+			}
+		}
+	}
+}
+
+// SetMaintenance makes the service not ready while on, with why as a note for
+// the authorised; it stays alive and goes on serving.
+func (h *Checker) SetMaintenance(on bool, why string) {
+	h.mu.Lock()
+	h.inMaint, h.maintenance = on, why
+	h.renderLocked(time.Now())
+	h.mu.Unlock()
+	h.deliver()
+}
+
+// Ready reports whether the service should be sent requests. It is one atomic
+// load.
+func (h *Checker) Ready() bool { return h.Status(Ready).ok() }
+
+// Status returns the status of one group: [Live], [Ready] or [Startup]. It is
+// one atomic load.
+func (h *Checker) Status(g Group) Status {
+	if i, ok := g.index(); ok {
+		return h.load().answers[i].status
+	}
+	return Unknown
+}
+
+// addSampler makes Run call sample about once a second.
+func (h *Checker) addSampler(sample func(time.Time)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.samplers = append(h.samplers[:len(h.samplers):len(h.samplers)], sample)
+}
