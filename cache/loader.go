@@ -1,0 +1,320 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"math/bits"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// A Loader keeps in memory what a function loads from elsewhere: rows of a
+// database, answers of another service, results of a computation.
+//
+//	products := cache.MustNewLoader(cache.LoaderConfig[string, Product]{
+//		Load:       store.Product, // func(ctx, sku) (Product, error)
+//		TTL:        time.Minute,
+//		StaleFor:   10 * time.Minute,
+//		MaxEntries: 100_000,
+//	})
+//	p, err := products.Get(ctx, "sku-42")
+//
+// However many ask for a missing key at once, it is loaded once. A caller that
+// gives up leaves the load to the others; a load that panics fails those who
+// wait for it and nobody else. A value that is past its TTL is served while it
+// is reloaded, and goes on being served when that fails. What the source
+// doesn't have is remembered too, for a shorter time.
+//
+// A hit takes no lock and allocates nothing. What leaves memory when it is full
+// is what is asked for least, not what was asked for last, so that a scan over
+// all keys doesn't empty the cache. There is no goroutine but those of the
+// loads that run, and none is left after Close.
+//
+// A Loader is safe for concurrent use.
+type Loader[K comparable, V any] struct {
+	cfg    LoaderConfig[K, V]
+	seed   maphash.Seed
+	shards []loaderShard[K, V] // a power of two
+	shift  uint                // hash >> shift is the shard
+
+	start   time.Time
+	loads   *semaphore.Weighted // nil: unbounded
+	timeout error               // the cause of a context that LoadTimeout ended
+
+	closing context.Context // ends on Close; parent of no context, so as not to hide the values of callers
+	close   context.CancelFunc
+	running sync.WaitGroup // goroutines
+
+	counts loaderCounts
+	log    loaderLog
+}
+
+// loaderShard is a part of the keys. Its first fields are all that a hit
+// touches, and fit into one cache line.
+type loaderShard[K comparable, V any] struct {
+	index loaderIndex[K, V]
+	hits  atomic.Uint64 // fresh
+	stale atomic.Uint64
+
+	// mu protects what follows, and everything in index and policy but what
+	// they say is atomic. No callback is called while it is held.
+	mu      sync.Mutex
+	policy  loaderPolicy[K, V]
+	flights map[K]*loaderFlight[K, V] // loads whose result is to be kept
+	evicted []*loaderEntry[K, V]      // still to be told to OnEvict
+	left    uint64                    // evictions
+	closed  bool
+}
+
+// NewLoader returns an empty Loader, or an error with a line for each field of
+// cfg that is not valid.
+func NewLoader[K comparable, V any](cfg LoaderConfig[K, V]) (*Loader[K, V], error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	cfg.setDefaults()
+	l := &Loader[K, V]{
+		cfg:     cfg,
+		seed:    maphash.MakeSeed(),
+		start:   time.Now(),
+		timeout: fmt.Errorf("cache: load did not end within LoadTimeout (%v): %w", cfg.LoadTimeout, context.DeadlineExceeded),
+	}
+	l.closing, l.close = context.WithCancel(context.Background())
+	if cfg.MaxLoads > 0 {
+		l.loads = semaphore.NewWeighted(int64(cfg.MaxLoads))
+	}
+	limit, n := cfg.MaxCost, 16
+	if limit == 0 {
+		// A shard of fewer entries would be a poor sample of what is asked for.
+		limit = int64(cfg.MaxEntries)
+		n = min(max(cfg.MaxEntries/256, 1), 128)
+	}
+	n = 1 << (bits.Len(uint(min(int64(n), limit))) - 1)
+	l.shards = make([]loaderShard[K, V], n)
+	l.shift = uint(64 - bits.TrailingZeros(uint(n)))
+	for i := range l.shards {
+		s := &l.shards[i]
+		part := limit / int64(n)
+		if int64(i) < limit%int64(n) {
+			part++
+		}
+		s.index.init()
+		s.flights = make(map[K]*loaderFlight[K, V])
+		s.policy.init(part, func(e *loaderEntry[K, V]) {
+			s.index.remove(e)
+			s.left++
+			if cfg.OnEvict != nil && e.kind == loaderValue {
+				s.evicted = append(s.evicted, e)
+			}
+		})
+	}
+	return l, nil
+}
+
+// MustNewLoader is like [NewLoader] but panics if cfg is not valid.
+func MustNewLoader[K comparable, V any](cfg LoaderConfig[K, V]) *Loader[K, V] {
+	l, err := NewLoader(cfg)
+	if err != nil {
+		panic(err)
+	}
+	return l
+}
+
+// Get returns the value of key: from memory, or else from the source. It
+// returns the error of the load if that fails, an [ErrNotFound] if there is no
+// such thing, or the error of ctx if ctx ends before the load does. The load
+// then goes on, for others and for next time.
+func (l *Loader[K, V]) Get(ctx context.Context, key K) (V, error) {
+	hash := maphash.Comparable(l.seed, key)
+	s := &l.shards[hash>>l.shift]
+	e := s.index.find(hash, key)
+	if e == nil {
+		return l.miss(ctx, s, hash, key)
+	}
+	now := l.now()
+	if now >= e.early.Load() {
+		if now >= e.dies {
+			return l.miss(ctx, s, hash, key)
+		}
+		if now >= e.expires {
+			s.stale.Add(1)
+		} else {
+			s.hits.Add(1)
+		}
+		e.touch(s.policy.epoch.Load())
+		if l.due(e, now) {
+			l.reload(ctx, s, e)
+		}
+		return e.value, e.err
+	}
+	s.hits.Add(1)
+	e.touch(s.policy.epoch.Load())
+	return e.value, e.err
+}
+
+// now is cheaper than time.Now: it reads one clock, not two.
+func (l *Loader[K, V]) now() int64 { return int64(time.Since(l.start)) }
+
+// due reports whether e, which can still be served, is to be reloaded.
+func (l *Loader[K, V]) due(e *loaderEntry[K, V], now int64) bool {
+	if now < e.retryAt.Load() || e.reloading.Load() {
+		return false
+	}
+	return now >= e.expires || e.err == nil &&
+		float64(e.expires-now) <= rand.ExpFloat64()*l.cfg.EarlyBeta*float64(e.took)
+}
+
+// Peek returns the value of key if it is in memory, fresh or stale. It loads
+// nothing and counts nothing.
+func (l *Loader[K, V]) Peek(key K) (V, bool) {
+	hash := maphash.Comparable(l.seed, key)
+	e := l.shard(hash).index.find(hash, key)
+	if e == nil || e.kind != loaderValue || l.now() >= e.dies {
+		var zero V
+		return zero, false
+	}
+	return e.value, true
+}
+
+// Set keeps value for key, as if it had just been loaded. A load of key that is
+// running meanwhile is not kept.
+func (l *Loader[K, V]) Set(ctx context.Context, key K, value V) error {
+	hash := maphash.Comparable(l.seed, key)
+	s := l.shard(hash)
+	e := l.entry(key, hash, value, nil, 0)
+	s.mu.Lock()
+	delete(s.flights, key)
+	l.keep(s, key, hash, e)
+	l.unlock(s)
+	return nil
+}
+
+// Delete forgets what is known of the keys. A load of one of them that is
+// running meanwhile is not kept either: whoever asks after Delete has returned
+// gets what the source says after Delete was called.
+func (l *Loader[K, V]) Delete(ctx context.Context, keys ...K) error {
+	for _, key := range keys {
+		hash := maphash.Comparable(l.seed, key)
+		s := l.shard(hash)
+		s.mu.Lock()
+		delete(s.flights, key)
+		l.keep(s, key, hash, nil)
+		l.unlock(s)
+	}
+	return nil
+}
+
+// Close ends the contexts of the loads that are running, and waits for them to
+// return. What is in memory can still be read. It always returns nil.
+func (l *Loader[K, V]) Close() error {
+	for i := range l.shards {
+		// From here on no load starts, so that the WaitGroup doesn't grow while
+		// it is waited for.
+		s := &l.shards[i]
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+	}
+	l.close()
+	l.running.Wait()
+	return nil
+}
+
+func (l *Loader[K, V]) shard(hash uint64) *loaderShard[K, V] { return &l.shards[hash>>l.shift] }
+
+// keep puts e in the place of what is known of key. A nil e forgets it.
+// The mutex of the shard is held.
+func (l *Loader[K, V]) keep(s *loaderShard[K, V], key K, hash uint64, e *loaderEntry[K, V]) {
+	old := s.index.find(hash, key)
+	if old != nil {
+		s.index.remove(old)
+	}
+	if e != nil {
+		s.index.insert(e)
+	}
+	switch {
+	case old != nil && e != nil:
+		s.policy.replace(old, e, l.now())
+	case old != nil:
+		s.policy.remove(old)
+	case e != nil:
+		s.policy.add(e, l.now())
+	}
+}
+
+// unlock unlocks the shard and then tells OnEvict what had to leave.
+func (l *Loader[K, V]) unlock(s *loaderShard[K, V]) {
+	evicted := s.evicted
+	s.evicted = nil
+	s.mu.Unlock()
+	for _, e := range evicted {
+		l.guard(func() { l.cfg.OnEvict(e.key, e.value) })
+	}
+}
+
+// guard calls a hook, which must not take the service down if it panics.
+func (l *Loader[K, V]) guard(hook func()) {
+	defer func() {
+		if recover() != nil {
+			l.counts.hookPanics.Add(1)
+		}
+	}()
+	hook()
+}
+
+// entry returns what is to be kept of an answer, or nil if nothing is.
+func (l *Loader[K, V]) entry(key K, hash uint64, value V, err error, took time.Duration) *loaderEntry[K, V] {
+	e := &loaderEntry[K, V]{key: key, hash: hash, value: value, err: err, took: int64(took), cost: 1}
+	ttl := l.cfg.NotFoundTTL
+	stale := time.Duration(0)
+	if err != nil {
+		e.kind = loaderNegative
+	} else {
+		ttl, stale = l.cfg.TTL, l.cfg.StaleFor
+		if l.cfg.TTLOf != nil {
+			if own := l.cfg.TTLOf(key, value); own < 0 {
+				return nil
+			} else if own > 0 {
+				ttl = own
+			}
+		}
+		if l.cfg.Cost != nil {
+			e.cost = max(1, l.cfg.Cost(key, value))
+		}
+	}
+	if err != nil && ttl < 0 {
+		return nil
+	}
+	l.date(e, ttl, stale)
+	return e
+}
+
+// date says until when e is fresh and of use, if that is ttl from now. A
+// negative ttl means for ever.
+func (l *Loader[K, V]) date(e *loaderEntry[K, V], ttl, stale time.Duration) {
+	now := l.now()
+	e.expires = loaderAfter(now, l.jitter(ttl))
+	if ttl < 0 {
+		e.expires = loaderNever
+	}
+	e.dies = loaderAfter(e.expires, stale)
+	early := e.expires
+	if l.cfg.EarlyBeta > 0 && e.err == nil && e.expires != loaderNever {
+		// Sooner than this, the probability of an early reload is less than
+		// one in ten million: not worth a random number.
+		early -= min(early, int64(16*l.cfg.EarlyBeta*float64(e.took)))
+	}
+	e.early.Store(early)
+}
+
+func (l *Loader[K, V]) jitter(d time.Duration) time.Duration {
+	if l.cfg.Jitter <= 0 || d <= 0 {
+		return d
+	}
+	return d - time.Duration(rand.Float64()*l.cfg.Jitter*float64(d))
+}

@@ -1,0 +1,75 @@
+package cache
+
+import "sync/atomic"
+
+// loaderIndex finds an entry by its key: a chained hash table that is read
+// without a lock, so that hits on one hot key don't queue up behind each other.
+// Writers hold the mutex of the shard.
+//
+// A reader may miss an entry that a writer is moving to a larger table just
+// then. It never finds a wrong one. Whoever misses looks again under the mutex
+// before it does anything dear, so the race costs nanoseconds.
+type loaderIndex[K comparable, V any] struct {
+	table atomic.Pointer[[]loaderBucket[K, V]] // its length is a power of two
+	count int
+}
+
+type loaderBucket[K comparable, V any] = atomic.Pointer[loaderEntry[K, V]]
+
+func (x *loaderIndex[K, V]) init() {
+	table := make([]loaderBucket[K, V], 8)
+	x.table.Store(&table)
+}
+
+// find returns the entry of key, or nil.
+func (x *loaderIndex[K, V]) find(hash uint64, key K) *loaderEntry[K, V] {
+	table := *x.table.Load()
+	e := table[hash&uint64(len(table)-1)].Load()
+	for e != nil && (e.hash != hash || e.key != key) {
+		e = e.next.Load()
+	}
+	return e
+}
+
+// insert adds e, whose key must not be there.
+func (x *loaderIndex[K, V]) insert(e *loaderEntry[K, V]) {
+	table := *x.table.Load()
+	if x.count >= len(table) {
+		table = x.grow(table)
+	}
+	bucket := &table[e.hash&uint64(len(table)-1)]
+	e.next.Store(bucket.Load())
+	bucket.Store(e)
+	x.count++
+}
+
+// remove takes e out. A reader that stands on e still finds its way on.
+func (x *loaderIndex[K, V]) remove(e *loaderEntry[K, V]) {
+	table := *x.table.Load()
+	link := &table[e.hash&uint64(len(table)-1)]
+	for at := link.Load(); at != nil; at = link.Load() {
+		if at == e {
+			link.Store(e.next.Load())
+			x.count--
+			return
+		}
+		link = &at.next
+	}
+}
+
+// grow doubles the table. Every entry goes to one of two new buckets.
+func (x *loaderIndex[K, V]) grow(old []loaderBucket[K, V]) []loaderBucket[K, V] {
+	table := make([]loaderBucket[K, V], 2*len(old))
+	mask := uint64(len(table) - 1)
+	for i := range old {
+		for e := old[i].Load(); e != nil; {
+			following := e.next.Load()
+			bucket := &table[e.hash&mask]
+			e.next.Store(bucket.Load())
+			bucket.Store(e)
+			e = following
+		}
+	}
+	x.table.Store(&table)
+	return table
+}
