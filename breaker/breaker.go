@@ -1,0 +1,230 @@
+// Package breaker stops calling what is failing, and finds out by itself when
+// it works again.
+//
+// A [Breaker] counts how recent calls ended. When too many of them failed or
+// were slow it opens: calls are refused at once, until a few probes succeed.
+//
+//	b := breaker.MustNew(breaker.Config{Name: "inventory"})
+//	client := &http.Client{Transport: b.Transport(nil)} // one circuit per host
+//	mux.Handle("/stock", b.Handler(stock))              // counts the statuses that stock answers with
+//	price, err := breaker.Do(ctx, b, fetchPrice)        // any other call
+//
+// With nothing but a name it opens when half of at least 20 calls within ten
+// seconds failed, or when half of them took longer than ten seconds. It stays
+// open for five seconds, then lets one probe through at a time, and closes
+// after three good ones. Each failed probe doubles the open time, up to a
+// minute.
+//
+// The state machine is github.com/sony/gobreaker/v2 with its rolling window,
+// and it is told about calls that have ended, never about calls that run: so a
+// call that never comes back can't wedge it, and a ratio is a share of
+// completed calls. What runs beside it is a ring of calls in flight, for those
+// that are slow already, and one atomic word that says whether calls pass.
+//
+// A call that passes costs about one and a half gobreaker calls and allocates
+// nothing in [Do], one small value in [Breaker.Handler] and two in
+// [Breaker.Transport]; a refusal costs a clock reading and allocates nothing.
+// Every circuit takes about 1.2 KB. Nothing runs in the background, except
+// [Breaker.Run] if you start it.
+//
+// The package does not retry, does not time calls out, and does not limit how
+// many run at once.
+package breaker
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A State says what a Breaker does with a call.
+type State uint8
+
+// The states of a Breaker.
+const (
+	// Closed lets calls through. It is the normal state.
+	Closed State = iota
+
+	// Recovering lets a growing share of the calls through, after probes have
+	// succeeded. It exists only if Config.Ramp is set.
+	Recovering
+
+	// HalfOpen lets a few probes through, to find out whether calls succeed
+	// again, and refuses other calls.
+	HalfOpen
+
+	// Open refuses calls.
+	Open
+
+	numStates = iota
+)
+
+// String returns "closed", "recovering", "half-open" or "open".
+func (s State) String() string {
+	switch s {
+	case Closed:
+		return "closed"
+	case Recovering:
+		return "recovering"
+	case HalfOpen:
+		return "half-open"
+	case Open:
+		return "open"
+	}
+	return "unknown"
+}
+
+// A Breaker guards a dependency. It has one circuit of its own, for [Do],
+// [Breaker.Allow] and [Breaker.Handler], and one for each key, which is a host
+// unless Config.Key says otherwise: see [Breaker.For]. It is safe for
+// concurrent use.
+type Breaker struct {
+	fam     *family
+	key     string // "" for the circuit of the Breaker that New returned
+	cur     atomic.Pointer[period]
+	counts  [numOutcomes]atomic.Uint64
+	retired atomic.Bool // dropped from the table; its counts go to fam.retired
+
+	mu     sync.Mutex // guards what follows, and the fields of period that say so
+	shown  State      // as last reported
+	level  int        // how often the open time has doubled
+	closed int64      // when the circuit last closed, on the family's clock
+	force  *force     // nil unless forced
+	notice notice     // what the upstream asked for last
+	last   *LastFailure
+}
+
+// family is what the circuits of one Breaker share.
+type family struct {
+	cfg   Config
+	base  time.Time // the clock's zero
+	shift uint      // flight epochs are 1<<shift nanoseconds long
+	root  *Breaker
+	keys  *table
+
+	forced  atomic.Int64 // circuits that are forced open or closed
+	dryRun  atomic.Bool
+	inState [numStates]atomic.Int64
+	moves   [numStates][numStates]atomic.Uint64
+	retired [numOutcomes]atomic.Uint64
+	evicted atomic.Uint64
+	events  events
+	share   share
+}
+
+// now reads the family's clock, in nanoseconds. It is monotonic, and costs half
+// of what time.Now costs.
+func (f *family) now() int64 { return int64(time.Since(f.base)) }
+
+// at returns the wall-clock time of a reading of the family's clock.
+func (f *family) at(t int64) time.Time { return f.base.Add(time.Duration(t)) }
+
+// New returns a closed Breaker, or an error that names every field of cfg that
+// is not valid.
+func New(cfg Config) (*Breaker, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	f := &family{cfg: cfg, base: time.Now()}
+	f.dryRun.Store(cfg.DryRun)
+	f.shift = flightShift(cfg.SlowCall)
+	f.keys = newTable(cfg.MaxKeys)
+	f.root = new(Breaker)
+	f.root.init(f, "")
+	f.share.init()
+	return f.root, nil
+}
+
+// MustNew is like [New] but panics if cfg is not valid.
+func MustNew(cfg Config) *Breaker {
+	b, err := New(cfg)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func (b *Breaker) init(f *family, key string) {
+	b.fam, b.key, b.closed = f, key, -int64(f.cfg.Window)
+	b.cur.Store(newPeriod(f, f.cfg.OpenFor))
+	f.inState[Closed].Add(1)
+}
+
+// For returns the circuit of one key, as a Breaker of its own: its State,
+// Stats, Reset and forcing are about that key alone. It is made on first use.
+//
+//	breaker.Do(ctx, b.For("tenant-42"), fetch)
+//	b.For("https://api.example.com").ForceOpen(time.Hour, "moving to v2")
+//
+// The key that [Breaker.Transport] uses by default is scheme://host, with the
+// port unless it is the scheme's own. For("") is the Breaker that New returned.
+//
+// Call For again rather than keep what it returns: a circuit that is idle may
+// be forgotten, and then what was kept is no longer the one that others use.
+func (b *Breaker) For(key string) *Breaker {
+	return b.fam.find(key, b.fam.now())
+}
+
+// Name returns Config.Name.
+func (b *Breaker) Name() string { return b.fam.cfg.Name }
+
+// State returns the worst state of the Breaker's circuits: Open if any of them
+// is open. Of a Breaker that [Breaker.For] returned it is that circuit's state.
+//
+// An open circuit whose time is over stays Open until a call comes to probe it.
+func (b *Breaker) State() State {
+	if b != b.fam.root {
+		b.mu.Lock()
+		b.expireForceLocked(b.fam.now())
+		s := b.shown
+		b.mu.Unlock()
+		b.fam.deliver()
+		return s
+	}
+	if b.fam.forced.Load() != 0 {
+		b.mu.Lock()
+		b.expireForceLocked(b.fam.now())
+		force := b.force
+		b.mu.Unlock()
+		b.fam.deliver()
+		if force != nil { // it speaks for every key
+			return force.state
+		}
+	}
+	for s := State(numStates - 1); s > Closed; s-- {
+		if b.fam.inState[s].Load() > 0 {
+			return s
+		}
+	}
+	return Closed
+}
+
+// outcome is what a call is counted as.
+type outcome int
+
+const (
+	succeeded outcome = iota
+	slow              // succeeded, but took longer than Config.SlowCall
+	failed
+	ignored
+	refused
+	spared // would have been refused, if not for DryRun or ForceClosed
+	opened // not a call: how often the circuit opened
+	numOutcomes
+)
+
+func (b *Breaker) count(o outcome) {
+	b.counts[o].Add(1)
+	if b.retired.Load() { // rare: a call that outlived its circuit
+		b.fam.retired[o].Add(b.counts[o].Swap(0))
+	}
+}
+
+// find returns the circuit of a key.
+func (f *family) find(key string, now int64) *Breaker {
+	if key == "" {
+		return f.root
+	}
+	return f.lookup(parseKey(key), now)
+}

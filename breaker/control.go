@@ -1,0 +1,123 @@
+package breaker
+
+import "time"
+
+// A force overrides what a circuit decides.
+type force struct {
+	state State // Open or Closed
+	until int64 // 0: for good
+	no    *OpenError
+	why   string
+}
+
+func (f *force) describe(fam *family) string {
+	s := "forced " + f.state.String()
+	if f.until != 0 {
+		s += " until " + fam.at(f.until).UTC().Format(time.TimeOnly+"Z")
+	}
+	return s + ": " + f.why
+}
+
+// ForceOpen refuses every call for d, or until [Breaker.Release] if d isn't
+// positive. why is for people: it is part of the refusals and changes. On the
+// Breaker that New returned it speaks for every key. Afterwards the circuit
+// goes on where it was.
+func (b *Breaker) ForceOpen(d time.Duration, why string) { b.setForce(Open, d, why) }
+
+// ForceClosed lets every call through for d, or until [Breaker.Release] if d
+// isn't positive, and counts them in Stats alone. On the Breaker that New
+// returned it speaks for every key. Afterwards the circuit goes on where it was.
+func (b *Breaker) ForceClosed(d time.Duration, why string) { b.setForce(Closed, d, why) }
+
+// Release ends a ForceOpen or ForceClosed.
+func (b *Breaker) Release() {
+	b.mu.Lock()
+	b.releaseLocked(b.fam.now(), "released")
+	b.mu.Unlock()
+	b.fam.deliver()
+}
+
+// SetDryRun switches between refusing calls and only deciding, counting and
+// reporting what would be refused. It may be called while serving.
+func (b *Breaker) SetDryRun(on bool) { b.fam.dryRun.Store(on) }
+
+// Reset closes the circuit, ends what is forced, and forgets what it has
+// counted; the totals in Stats go on. On the Breaker that New returned it does
+// so for every key.
+func (b *Breaker) Reset() {
+	for c := range b.circuits() {
+		c.mu.Lock()
+		now := c.fam.now()
+		c.cur.Store(newPeriod(c.fam, c.fam.cfg.OpenFor))
+		c.level, c.closed, c.notice = 0, now-int64(c.fam.cfg.Window), notice{}
+		c.releaseLocked(now, "reset")
+		c.showLocked(now, "reset")
+		c.mu.Unlock()
+	}
+	b.fam.deliver()
+}
+
+func (b *Breaker) setForce(s State, d time.Duration, why string) {
+	f := b.fam
+	b.mu.Lock()
+	now := f.now()
+	fo := &force{state: s, why: why, no: &OpenError{Name: f.cfg.Name, Key: b.key, State: Open, Why: "forced open: " + why}}
+	if d > 0 {
+		fo.until = now + int64(min(d, maxTime))
+		fo.no.Until = f.at(fo.until)
+	}
+	if b.force == nil {
+		f.forced.Add(1)
+	}
+	b.force = fo
+	b.showLocked(now, "forced "+s.String()+": "+why)
+	b.mu.Unlock()
+	f.deliver()
+}
+
+// releaseLocked ends what is forced, if anything. b.mu is held.
+func (b *Breaker) releaseLocked(now int64, why string) {
+	if b.force == nil {
+		return
+	}
+	b.force = nil
+	b.fam.forced.Add(-1)
+	b.showLocked(now, why)
+}
+
+// expireForceLocked ends what is forced if its time is over. b.mu is held.
+func (b *Breaker) expireForceLocked(now int64) {
+	if fo := b.force; fo != nil && fo.until != 0 && now >= fo.until {
+		b.releaseLocked(now, "no longer forced "+fo.state.String())
+	}
+}
+
+// forcedNow returns what b, or the Breaker it is a circuit of, is forced to.
+func (b *Breaker) forcedNow(now int64) *force {
+	for _, c := range [...]*Breaker{b.fam.root, b} {
+		c.mu.Lock()
+		c.expireForceLocked(now)
+		fo := c.force
+		c.mu.Unlock()
+		if fo != nil {
+			return fo
+		}
+	}
+	return nil
+}
+
+// enterForced is enter for when some circuit of the family is forced.
+func (b *Breaker) enterForced(now int64) (call, *OpenError) {
+	fo := b.forcedNow(now)
+	b.fam.deliver()
+	switch {
+	case fo == nil:
+		return b.ask(b.cur.Load(), now)
+	case fo.state == Open:
+		return b.refuse(fo.no, now)
+	}
+	if b.cur.Load().gate.Load() != gateClosed {
+		b.count(spared)
+	}
+	return call{b: b, start: now}, nil
+}

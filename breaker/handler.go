@@ -1,0 +1,108 @@
+package breaker
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Handler returns a handler that passes requests to next while the circuit lets
+// them, and counts the statuses that next answers with; see [DefaultJudge]. It
+// answers 503 otherwise, with Retry-After, or calls Config.Fallback.
+//
+// All requests share the Breaker's own circuit, unless Config.Key tells them
+// apart. A client that hangs up counts as nothing. A panic counts as a failure,
+// [http.ErrAbortHandler] included, and goes on up.
+func (b *Breaker) Handler(next http.Handler) http.Handler {
+	return &handler{b: b, next: next}
+}
+
+type handler struct {
+	b    *Breaker
+	next http.Handler
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f := h.b.fam
+	now := f.now()
+	b := h.b
+	if f.cfg.Key != nil {
+		b = f.find(f.cfg.Key(r), now)
+	}
+	c, no := b.enter(now)
+	if no != nil {
+		f.refuseHTTP(w, r, no)
+		return
+	}
+	rec := &recorder{ResponseWriter: w, c: c, r: r}
+	defer rec.abandon()
+	h.next.ServeHTTP(rec, r)
+	rec.finish()
+}
+
+// refuseHTTP answers a request that is refused.
+func (f *family) refuseHTTP(w http.ResponseWriter, r *http.Request, e *OpenError) {
+	h := w.Header()
+	wait := strconv.FormatInt(max(1, int64((e.RetryAfter()+time.Second-1)/time.Second)), 10)
+	h.Set("Retry-After", wait)
+	if f.cfg.Fallback != nil {
+		f.cfg.Fallback.ServeHTTP(w, r)
+		return
+	}
+	detail := fmt.Sprintf("%s is %s after too many failures; try again in %s s", e.Name, e.State, wait)
+	if e.Until.IsZero() && e.State == Open || strings.HasPrefix(e.Why, "forced") {
+		detail = fmt.Sprintf("%s is switched off; try again in %s s", e.Name, wait)
+	}
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Del("Content-Length")
+	var body []byte
+	if wantsJSON(r.Header) {
+		h.Set("Content-Type", "application/problem+json")
+		body, _ = json.Marshal(problem{Title: "Service Unavailable", Status: http.StatusServiceUnavailable, Detail: detail})
+	} else {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		body = []byte(detail)
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(append(body, '\n'))
+	}
+}
+
+// problem is RFC 9457; its type is about:blank, the default.
+type problem struct {
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+}
+
+// wantsJSON reports whether Accept names JSON, or problem+json, and does not
+// refuse it with q=0.
+func wantsJSON(h http.Header) bool {
+	for _, line := range h["Accept"] {
+		for item := range strings.SplitSeq(line, ",") {
+			media, params, _ := strings.Cut(item, ";")
+			switch strings.ToLower(strings.TrimSpace(media)) {
+			case "application/json", "application/problem+json":
+				if !zeroQuality(params) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func zeroQuality(params string) bool {
+	for p := range strings.SplitSeq(params, ";") {
+		name, v, _ := strings.Cut(p, "=")
+		if strings.EqualFold(strings.TrimSpace(name), "q") {
+			q, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
+			return err == nil && q == 0
+		}
+	}
+	return false
+}

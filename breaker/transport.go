@@ -1,0 +1,124 @@
+package breaker
+
+import (
+	"io"
+	"net/http"
+	"sync/atomic"
+)
+
+// Transport returns a RoundTripper that sends requests through next, or through
+// [http.DefaultTransport] if next is nil, while their host's circuit lets it. It
+// fails with an [*OpenError] otherwise, which [errors.As] finds inside the
+// error of an [http.Client].
+//
+// Each host has a circuit of its own, unless Config.Key says otherwise. A
+// response counts when its body has come to its end or is closed; see
+// Config.HeadersOnly and [DefaultJudge]. A request that its own context has
+// cancelled counts as nothing, one that was too late for its deadline is a
+// failure.
+func (b *Breaker) Transport(next http.RoundTripper) http.RoundTripper {
+	if next == nil {
+		next = http.DefaultTransport
+	}
+	return &transport{b: b, next: next}
+}
+
+type transport struct {
+	b    *Breaker
+	next http.RoundTripper
+}
+
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	f := t.b.fam
+	now := f.now()
+	b := t.b
+	switch {
+	case f.cfg.Key != nil:
+		b = f.find(f.cfg.Key(r), now)
+	case b == f.root && r.URL != nil:
+		b = f.lookup(keyOf(r.URL), now)
+	}
+	c, no := b.enter(now)
+	if no != nil {
+		if r.Body != nil {
+			_ = r.Body.Close()
+		}
+		return nil, no
+	}
+	return t.send(r, c)
+}
+
+func (t *transport) send(r *http.Request, c call) (*http.Response, error) {
+	f := c.b.fam
+	ctx := r.Context()
+	settled := false
+	defer func() {
+		if !settled {
+			c.abandon(ctx)
+		}
+	}()
+	resp, err := t.next.RoundTrip(r)
+	if err != nil {
+		c.finish(ctx, err)
+		settled = true
+		return resp, err
+	}
+	if !f.cfg.SlowToEnd {
+		c.answered()
+	}
+	v := c.judge(ctx, Outcome{Status: resp.StatusCode, Header: resp.Header})
+	if v != Success || f.cfg.HeadersOnly || resp.Body == nil || resp.Body == http.NoBody ||
+		resp.StatusCode == http.StatusSwitchingProtocols {
+		c.end(v, c.asked(resp.StatusCode, resp.Header))
+		settled = true
+		return resp, nil
+	}
+	settled = true
+	resp.Body = &body{ReadCloser: resp.Body, c: c, r: r}
+	return resp, nil
+}
+
+// CloseIdleConnections is what [http.Client.CloseIdleConnections] calls.
+func (t *transport) CloseIdleConnections() {
+	if c, ok := t.next.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// A body ends its call when it is read to the end, breaks off, or is closed.
+type body struct {
+	io.ReadCloser
+	c     call
+	r     *http.Request
+	ended atomic.Bool // Close may come while Read is running
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.end(err)
+	}
+	return n, err
+}
+
+func (b *body) Close() error {
+	err := b.ReadCloser.Close()
+	b.end(io.EOF)
+	return err
+}
+
+func (b *body) end(err error) {
+	if !b.ended.CompareAndSwap(false, true) {
+		return
+	}
+	ctx := b.r.Context()
+	if err != io.EOF {
+		b.c.finish(ctx, err)
+		return
+	}
+	v := Success
+	if gone(ctx) {
+		v = Ignore
+	}
+	b.c.end(v, 0)
+}
