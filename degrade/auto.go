@@ -1,0 +1,138 @@
+package degrade
+
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+// auto is what the automatic level remembers. It is guarded by Switch.mu.
+type auto struct {
+	pressure float64 // the last reading; NaN when there was none
+	high     time.Time
+	low      time.Time
+	left     time.Time             // when a level was last left
+	entered  time.Time             // when one was last entered
+	hold     time.Duration         // how long the pressure must be low before a level is left
+	cost     [maxLevel + 1]float64 // pressure before entering the level over pressure after; 0 unknown
+	before   float64               // pressure before the last entry, until its effect is learned
+	recent   float64               // moving average of the pressure
+}
+
+// guessedCost is what entering a level is taken to save until it has been seen.
+const guessedCost = 1.3
+
+func (s *Switch) jitter(d time.Duration) time.Duration {
+	return d + rand.N(d/5+1)
+}
+
+// tick looks at the pressure and at what features need, and changes the level.
+func (s *Switch) tick(now time.Time) {
+	p := math.NaN()
+	for _, f := range s.cfg.Pressure {
+		if v := ask(f); !math.IsNaN(v) && (math.IsNaN(p) || v > p) {
+			p = v
+		}
+	}
+	s.mu.Lock()
+	s.due.Store(now.Add(every).UnixNano())
+	before := s.level
+	s.decideLocked(now, p)
+	changed := s.level != before
+	for _, f := range s.features {
+		if f.needs == nil {
+			continue
+		}
+		if down := !up(f.needs); down != f.down {
+			f.down, changed = down, true
+			if down {
+				s.noteLocked(now, "%s goes off: what it needs is down", f.name)
+			} else {
+				s.noteLocked(now, "%s is back: what it needs is up", f.name)
+			}
+		}
+	}
+	if changed || s.expireLocked(now) {
+		s.publishLocked(now)
+	}
+	s.mu.Unlock()
+	if s.cfg.OnChange != nil {
+		s.tell()
+	}
+}
+
+// ask reads a signal; one that panics has nothing to say.
+func ask(f func() float64) (v float64) {
+	v = math.NaN()
+	defer func() { _ = recover() }()
+	return f()
+}
+
+// up asks what a feature needs; a panic means down.
+func up(f func() bool) (ok bool) {
+	defer func() { _ = recover() }()
+	return f()
+}
+
+// decideLocked moves the automatic level by at most one.
+func (s *Switch) decideLocked(now time.Time, p float64) {
+	a := &s.auto
+	a.pressure = p
+	if math.IsNaN(p) {
+		a.high, a.low = time.Time{}, time.Time{}
+		return
+	}
+	a.recent += (p - a.recent) * 0.3
+	if a.before > 0 && now.Sub(a.entered) > 2*time.Second {
+		ratio := min(max(a.before/max(a.recent, 0.01), 1), 10)
+		if c := &a.cost[s.level]; *c == 0 {
+			*c = ratio
+		} else {
+			*c += (ratio - *c) * 0.3
+		}
+		a.before = 0
+	}
+	top := Level(0)
+	for _, f := range s.features {
+		top = max(top, f.off)
+	}
+	switch {
+	case p >= s.cfg.Enter && s.level < top:
+		a.low = time.Time{}
+		if a.high.IsZero() {
+			a.high = now
+		}
+		if now.Sub(a.high) < s.cfg.EnterAfter {
+			return
+		}
+		if !a.left.IsZero() && now.Sub(a.left) < 2*a.hold {
+			a.hold = s.jitter(min(a.hold*2, s.cfg.MaxLeaveAfter))
+		} else {
+			a.hold = s.jitter(s.cfg.LeaveAfter)
+		}
+		a.before, a.entered, a.high = a.recent, now, time.Time{}
+		s.level++
+		s.noteLocked(now, "level %s: pressure %.2f for %v", s.level, p, s.cfg.EnterAfter)
+	case s.level > 0 && p*s.costOf(s.level) <= s.cfg.Leave:
+		a.high = time.Time{}
+		if a.low.IsZero() {
+			a.low = now
+		}
+		if now.Sub(a.low) < a.hold {
+			return
+		}
+		a.left, a.low, a.before = now, time.Time{}, 0
+		s.level--
+		s.noteLocked(now, "level %s: pressure %.2f, expected %.2f", s.level, p, p*s.costOf(s.level+1))
+	default:
+		a.high, a.low = time.Time{}, time.Time{}
+	}
+}
+
+// costOf is how many times higher the pressure is expected to be one level below l.
+func (s *Switch) costOf(l Level) float64 {
+	if c := s.auto.cost[l]; c > 0 {
+		return c
+	}
+	return guessedCost
+}

@@ -1,0 +1,94 @@
+package degrade
+
+import (
+	"iter"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+)
+
+// Outcomes of a request. The first two are not exclusive.
+const (
+	outAdmitted = iota
+	outQueued
+	outRefused
+	outAbandoned
+	outcomes
+)
+
+// The bands that priorities are counted in, so that labels stay few.
+const (
+	bandCritical = iota
+	bandNormal
+	bandSheddable
+	bands
+)
+
+var bandNames = [bands]string{"critical", "normal", "sheddable"}
+
+func band(p Priority) int {
+	switch {
+	case p > Normal:
+		return bandCritical
+	case p < Normal:
+		return bandSheddable
+	}
+	return bandNormal
+}
+
+const shards = 8
+
+// counts are spread over cache lines, because every request adds to them.
+type counts struct {
+	shard [shards]struct {
+		n [bands][outcomes]atomic.Uint64
+		_ [32]byte
+	}
+}
+
+func (c *counts) add(p Priority, outcome int) {
+	c.shard[rand.Uint32()%shards].n[band(p)][outcome].Add(1)
+}
+
+func (c *counts) of(b, outcome int) uint64 {
+	n := uint64(0)
+	for i := range c.shard {
+		n += c.shard[i].n[b][outcome].Load()
+	}
+	return n
+}
+
+func (c *counts) total() (t [outcomes]uint64) {
+	for b := range bands {
+		for o := range t {
+			t[o] += c.of(b, o)
+		}
+	}
+	return t
+}
+
+// history keeps the last changes.
+type history struct {
+	at   []time.Time
+	text []string
+}
+
+const historySize = 64
+
+func (h *history) add(at time.Time, text string) {
+	if len(h.at) == historySize {
+		h.at, h.text = append(h.at[:0:0], h.at[1:]...), append(h.text[:0:0], h.text[1:]...)
+	}
+	h.at, h.text = append(h.at, at), append(h.text, text)
+}
+
+func (h *history) all() iter.Seq2[time.Time, string] {
+	at, text := append([]time.Time(nil), h.at...), append([]string(nil), h.text...)
+	return func(yield func(time.Time, string) bool) {
+		for i := range at {
+			if !yield(at[i], text[i]) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,318 @@
+// Package degrade keeps a service useful when it gets more work than it can do:
+// it bends instead of breaking.
+//
+// A [Shedder] lets as many requests run at once as the service can use, lets a
+// few more wait, and refuses the rest at the door, least important first:
+//
+//	shed := degrade.MustNew(degrade.Config{Priority: func(r *http.Request) degrade.Priority { … }})
+//	http.ListenAndServe(":8080", shed.Handler(mux))
+//
+// A [Switch] leaves out what is dear while the pressure lasts, by itself or by
+// hand:
+//
+//	sw := degrade.MustNewSwitch(degrade.SwitchConfig{Pressure: []func() float64{shed.Pressure}})
+//	reviews := sw.Feature("reviews", degrade.Optional)
+//	mux.Handle("/reviews", reviews.Handler(live, without))
+//	http.ListenAndServe(":8080", shed.Handler(sw.Handler(mux)))
+//
+// How the limit is found: see [Config].Limit. What it costs: two readings of the
+// clock and two atomic operations per request, no goroutine. What it does not
+// do: it does not know why the backend is slow, it does not coordinate with
+// other processes, and it cannot help when requests are refused for free but
+// accepted connections are what runs out; put a limit on those in front.
+package degrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"iter"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config configures a [Shedder]. Every zero field is its default.
+type Config struct {
+	// Name labels its metrics; default "default".
+	Name string
+
+	// Limit is how many requests may run at once. Zero finds it out and
+	// follows it. By Little's law the backend can use as many slots as it
+	// completes requests per second times the seconds that one takes when the
+	// backend is at ease. Both are measured, and no conclusion is trusted until
+	// the throughput has confirmed it: taking slots away is a trial that is
+	// taken back when less gets done. So neither service times that vary nor a
+	// dependency that becomes slow are mistaken for a queue.
+	Limit int
+	// MinLimit and MaxLimit bound what is found; default 1 and 1048576.
+	MinLimit, MaxLimit int
+
+	// MaxWait bounds how long a request waits for its turn. Zero means as long
+	// as is useful: up to three times what a request takes in a burst, half of
+	// it when the overload lasts. Negative means that nobody waits.
+	MaxWait time.Duration
+	// MaxQueue bounds how many wait; default 10000. It bounds memory: MaxWait
+	// does the deciding.
+	MaxQueue int
+
+	// Priority says how important a request is. Nil means that all are Normal.
+	Priority func(*http.Request) Priority
+	// Tenant says on whose behalf a request comes. While requests of one
+	// priority wait, their tenants take turns, so that one who sends much does
+	// not push out those who send little. Nil or "" means all are one.
+	Tenant func(*http.Request) string
+	// Trust says whose PriorityHeader and TimeoutHeader are believed. Nil:
+	// nobody's. A priority that is believed comes before Priority.
+	Trust func(*http.Request) bool
+	// Exempt names requests that are always let through and not counted, such
+	// as probes. Nil: none.
+	Exempt func(*http.Request) bool
+	// LongLived names requests that last for as long as their client likes.
+	// They come in through the same door but give their slot back at once, so that
+	// they neither use up the limit nor count as latency. Nil: those with an
+	// Upgrade field or that accept text/event-stream.
+	LongLived func(*http.Request) bool
+
+	// Fallback answers the requests that are refused, with the header fields
+	// already set. Nil: 503 in text/plain, or application/problem+json.
+	Fallback http.Handler
+	// DryRun decides and counts, but refuses nobody and lets nobody wait.
+	DryRun bool
+	// OnChange is called when refusing begins, without locks held. A panic in it is recovered and counted in Stats.HookPanics.
+	OnChange func(Change)
+}
+
+// A Change is something that became different, and why.
+type Change struct {
+	At   time.Time
+	Name string // of the Shedder or Switch
+	Text string // one sentence without a full stop
+}
+
+// A Shedder decides which requests run, which wait and which are refused. It is
+// safe for concurrent use.
+type Shedder struct {
+	cfg   Config
+	name  string
+	epoch time.Time
+	core  core
+	seed  maphash.Seed
+
+	counts  counts
+	streams atomic.Int64
+	panics  atomic.Uint64
+
+	mu       sync.Mutex // protects what follows
+	history  history
+	shedding bool
+	lastShed time.Time
+	shedFrom time.Time
+	refusals uint64
+}
+
+// New returns a Shedder, or an error that names every field of cfg that is not
+// valid.
+func New(cfg Config) (*Shedder, error) {
+	var errs []error
+	bad := func(field string, value any, rule string) {
+		errs = append(errs, fmt.Errorf("degrade: Config.%s is %v, must be %s", field, value, rule))
+	}
+	if cfg.Limit < 0 || cfg.Limit > maxSlots {
+		bad("Limit", cfg.Limit, fmt.Sprintf("0 (adaptive) to %d", maxSlots))
+	}
+	if cfg.MinLimit < 0 || cfg.MinLimit > maxSlots {
+		bad("MinLimit", cfg.MinLimit, fmt.Sprintf("0 to %d", maxSlots))
+	}
+	if cfg.MaxLimit < 0 || cfg.MaxLimit > maxSlots {
+		bad("MaxLimit", cfg.MaxLimit, fmt.Sprintf("0 to %d", maxSlots))
+	}
+	if cfg.MaxLimit > 0 && cfg.MinLimit > cfg.MaxLimit {
+		bad("MinLimit", cfg.MinLimit, fmt.Sprintf("at most MaxLimit (%d)", cfg.MaxLimit))
+	}
+	if cfg.Limit > 0 && (cfg.MinLimit > 0 || cfg.MaxLimit > 0) {
+		bad("Limit", cfg.Limit, "0 when MinLimit or MaxLimit is set")
+	}
+	if cfg.MaxQueue < 0 {
+		bad("MaxQueue", cfg.MaxQueue, "0 (default) or more")
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	s := &Shedder{cfg: cfg, name: cfg.Name, epoch: time.Now(), seed: maphash.MakeSeed()}
+	if s.name == "" {
+		s.name = "default"
+	}
+	s.core.init(cfg)
+	return s, nil
+}
+
+// MustNew is like [New] but panics if cfg is not valid.
+func MustNew(cfg Config) *Shedder {
+	s, err := New(cfg)
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// now is the time that core counts in.
+func (s *Shedder) now() int64 { return int64(time.Since(s.epoch)) }
+
+// Acquire asks for a slot for work of priority p, and waits for it if that
+// makes sense. The caller must call release when the work is done; further calls
+// do nothing. err is a [*RefusedError] when there is no room, or ctx.Err() when
+// ctx ended first, which counts as neither admitted nor refused. A deadline of
+// ctx is heeded: what could not be done in time is refused at once. With
+// [Config].DryRun err is nil.
+func (s *Shedder) Acquire(ctx context.Context, p Priority) (release func(), err error) {
+	tenant, _ := ctx.Value(tenantKey).(string)
+	t := &held{ticket: ticket{p: p.clamp()}, s: s}
+	if err := s.acquire(ctx, &t.ticket, tenant); err != nil {
+		return nil, err
+	}
+	return t.release, nil
+}
+
+// A ticket is a slot that is held.
+type ticket struct {
+	start int64
+	n     int // how many were taken when it was taken; 0 when it holds none
+	p     Priority
+}
+
+// held is a ticket that is given back once, whoever calls.
+type held struct {
+	ticket
+	s    *Shedder
+	done atomic.Bool
+}
+
+func (h *held) release() {
+	if !h.done.Swap(true) {
+		h.s.release(&h.ticket)
+	}
+}
+
+func (s *Shedder) release(t *ticket) {
+	if t.n != 0 {
+		now := s.now()
+		s.core.leave(now, now-t.start, t.n)
+	}
+}
+
+// Stats is what a [Shedder] has done since it was made, and where it stands.
+type Stats struct {
+	Admitted   uint64 // let in, those after waiting included
+	Queued     uint64 // had to wait, whatever came of it
+	Refused    uint64 // answered 503
+	Abandoned  uint64 // hung up while waiting
+	HookPanics uint64
+
+	InFlight int           // running now
+	Waiting  int           // now
+	Limit    int           // slots
+	Streams  int           // long-lived requests open now, see Config.LongLived
+	Pressure float64       // see Shedder.Pressure
+	Demand   float64       // slots that all who came lately would have kept busy
+	Latency  time.Duration // what running takes, lately
+	Refusing bool          // refused somebody in the last five seconds
+}
+
+// Stats returns the counts so far.
+func (s *Shedder) Stats() Stats {
+	t := s.counts.total()
+	st := Stats{
+		Admitted: t[outAdmitted], Queued: t[outQueued], Refused: t[outRefused],
+		Abandoned: t[outAbandoned], HookPanics: s.panics.Load(),
+		Streams: int(s.streams.Load()),
+	}
+	s.core.look(s.now(), &st)
+	s.mu.Lock()
+	s.settleLocked(time.Now())
+	st.Refusing = s.shedding
+	s.mu.Unlock()
+	return st
+}
+
+// Pressure returns how hard pressed the service is: the slots that all who
+// came in the last second would have kept busy, over the slots there are. 0 is
+// idle, 1 is at the limit, 2 means that half is refused.
+func (s *Shedder) Pressure() float64 {
+	var st Stats
+	s.core.look(s.now(), &st)
+	return st.Pressure
+}
+
+// SetLimit replaces Config.Limit while serving: zero lets the limit adapt.
+// Requests that run are not disturbed.
+func (s *Shedder) SetLimit(n int) error {
+	if n < 0 || n > maxSlots {
+		return fmt.Errorf("degrade: SetLimit(%d), must be 0 (adaptive) to %d", n, maxSlots)
+	}
+	s.core.fix(s.now(), n)
+	return nil
+}
+
+// Changes returns the last changes, at most 64, oldest first.
+func (s *Shedder) Changes() iter.Seq2[time.Time, string] {
+	s.mu.Lock()
+	s.settleLocked(time.Now())
+	all := s.history.all()
+	s.mu.Unlock()
+	return all
+}
+
+// Conditions returns what is not normal right now: nothing when all is well.
+func (s *Shedder) Conditions() iter.Seq2[string, string] {
+	st := s.Stats()
+	return func(yield func(string, string) bool) {
+		if st.Refusing {
+			yield(s.name, fmt.Sprintf("refusing requests: %d of %d slots taken, %d waiting, pressure %.2f", st.InFlight, st.Limit, st.Waiting, st.Pressure))
+		}
+	}
+}
+
+// restAfter is how long nobody must have been refused for refusing to be over.
+const restAfter = 5 * time.Second
+
+// noteRefusal keeps the history.
+func (s *Shedder) noteRefusal() {
+	now := time.Now()
+	s.mu.Lock()
+	s.settleLocked(now)
+	s.lastShed = now
+	s.refusals++
+	if s.shedding {
+		s.mu.Unlock()
+		return
+	}
+	s.shedding, s.shedFrom, s.refusals = true, now, 1
+	word := s.core.word.Load()
+	c := Change{now, s.name, fmt.Sprintf("%s: began to refuse: %d of %d slots taken", s.name, word&takenMask, s.core.limit.Load())}
+	s.history.add(c.At, c.Text)
+	s.mu.Unlock()
+	s.tell(c)
+}
+
+// settleLocked notes that refusing has ended, when it has.
+func (s *Shedder) settleLocked(now time.Time) {
+	if end := s.lastShed.Add(restAfter); s.shedding && now.After(end) {
+		s.shedding = false
+		s.history.add(s.lastShed, fmt.Sprintf("%s: refused no more: %d requests in %v", s.name, s.refusals, s.lastShed.Sub(s.shedFrom).Round(time.Millisecond)))
+	}
+}
+
+func (s *Shedder) tell(c Change) {
+	if s.cfg.OnChange == nil {
+		return
+	}
+	defer func() {
+		if recover() != nil {
+			s.panics.Add(1)
+		}
+	}()
+	s.cfg.OnChange(c)
+}

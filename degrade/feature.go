@@ -1,0 +1,136 @@
+package degrade
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+)
+
+// A Feature is something that a service can do without for a while. Its methods
+// are safe for concurrent use; Needs and Keep are called once, before serving.
+type Feature struct {
+	sw   *Switch
+	i    int
+	name string
+	off  Level
+
+	// Guarded by sw.mu.
+	keep  float64
+	needs func() bool
+	down  bool // what needs said last
+}
+
+// Feature registers a feature that goes off at level off; [Optional] is the
+// first. It panics if the name is empty, "level" or taken, or off is not
+// between 1 and 9: both are mistakes in the source.
+func (s *Switch) Feature(name string, off Level) *Feature {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if name == "" || name == "level" {
+		panic(fmt.Sprintf("degrade: Feature(%q): not a name for a feature", name))
+	}
+	if off < 1 || off > maxLevel {
+		panic(fmt.Sprintf("degrade: Feature(%q, %d): level must be 1 to %d", name, int(off), maxLevel))
+	}
+	for _, f := range s.features {
+		if f.name == name {
+			panic(fmt.Sprintf("degrade: Feature(%q): registered twice", name))
+		}
+	}
+	f := &Feature{sw: s, i: len(s.features), name: name, off: off}
+	s.features = append(s.features, f)
+	s.publishLocked(timeNow())
+	return f
+}
+
+// Name returns the name.
+func (f *Feature) Name() string { return f.name }
+
+// Keep lets a share of users, 0 to 1, keep the feature at the level at which it
+// goes off; from the next level on nobody has it. Who keeps it is decided by
+// SwitchConfig.Key and stays the same. It returns f.
+func (f *Feature) Keep(share float64) *Feature {
+	f.sw.mu.Lock()
+	defer f.sw.mu.Unlock()
+	f.keep = min(max(share, 0), 1)
+	f.sw.publishLocked(timeNow())
+	return f
+}
+
+// Needs names what the feature can't do without, such as a breaker's or a health check's state: while
+// up returns false the feature is off, alone. up is asked as often as the
+// pressure, so it must be quick. It returns f.
+func (f *Feature) Needs(up func() bool) *Feature {
+	f.sw.mu.Lock()
+	defer f.sw.mu.Unlock()
+	f.needs = up
+	return f
+}
+
+// Enabled reports whether the feature is on for everybody, at this moment. It
+// costs nanoseconds. In a request that passed [Switch.Handler] prefer
+// [Feature.EnabledFor], whose answer does not change while the request lasts
+// and knows the user.
+func (f *Feature) Enabled() bool {
+	on := f.sw.now.Load().on
+	return on[f.i].on
+}
+
+// EnabledFor reports whether the feature is on for the request that ctx belongs
+// to, and if not, marks the answer as degraded.
+func (f *Feature) EnabledFor(ctx context.Context) bool {
+	p, _ := ctx.Value(snapshotKey).(*pin)
+	if p == nil || p.sw != f.sw || f.i >= len(p.sn.on) {
+		return f.Enabled()
+	}
+	st := &p.sn.on[f.i]
+	if st.on {
+		return true
+	}
+	if st.share > 0 && f.place(p) < st.share {
+		return true
+	}
+	for _, k := range st.keys {
+		if k == p.name {
+			return true
+		}
+	}
+	p.leave(f.name)
+	return false
+}
+
+// place is where the user stands among all users with regard to f, in [0, 1).
+// Features differ, so that not the same users lose all of them.
+func (f *Feature) place(p *pin) float64 {
+	return place(f.name, p.name)
+}
+
+// Handler answers with live while the feature is on for the request, and with
+// fallback otherwise: an older answer, a static one, or an empty one. Nil fallback
+// means 503.
+func (f *Feature) Handler(live, fallback http.Handler) http.Handler {
+	if fallback == nil {
+		fallback = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, "This part of the service is switched off for a while.", http.StatusServiceUnavailable)
+		})
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if f.EnabledFor(r.Context()) {
+			live.ServeHTTP(w, r)
+			return
+		}
+		if r.Context().Value(snapshotKey) == nil {
+			f.sw.mark(w.Header(), f.name)
+		}
+		fallback.ServeHTTP(w, r)
+	})
+}
+
+func remoteHost(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}

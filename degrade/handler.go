@@ -1,0 +1,128 @@
+package degrade
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Handler returns a handler that passes to next the requests that there is room
+// for, and answers the others 503 with Retry-After, or lets Config.Fallback
+// answer them. A request whose client hung up while it waited is answered
+// nothing. The slot is given back when next returns, panics or ends its
+// goroutine. In next, [PriorityOf] returns the priority of the request.
+func (s *Shedder) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.cfg.Exempt != nil && s.cfg.Exempt(r) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		t := ticket{}
+		r, cancel := s.read(r, &t)
+		if cancel != nil {
+			defer cancel()
+		}
+		tenant := ""
+		if s.cfg.Tenant != nil {
+			tenant = s.cfg.Tenant(r)
+		}
+		if err := s.acquire(r.Context(), &t, tenant); err != nil {
+			s.answer(w, r, err)
+			return
+		}
+		if s.longLived(r) {
+			s.streams.Add(1)
+			defer s.streams.Add(-1)
+			s.core.leave(s.now(), -1, t.n)
+			next.ServeHTTP(w, r)
+			return
+		}
+		defer s.release(&t)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// read finds out the priority of r, and heeds the deadline that a trusted
+// client has sent along. A request that is Normal keeps its context, which saves
+// the copy.
+func (s *Shedder) read(r *http.Request, t *ticket) (*http.Request, context.CancelFunc) {
+	ctx, cancel, known := r.Context(), context.CancelFunc(nil), false
+	if s.cfg.Trust != nil && (r.Header[PriorityHeader] != nil || r.Header[TimeoutHeader] != nil) && s.cfg.Trust(r) {
+		t.p, known = ParsePriority(header(r.Header, PriorityHeader))
+		if ms, ok := parseTimeout(header(r.Header, TimeoutHeader)); ok {
+			ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
+		}
+	}
+	if !known && s.cfg.Priority != nil {
+		t.p = s.cfg.Priority(r).clamp()
+	}
+	if t.p != Normal {
+		ctx = WithPriority(ctx, t.p)
+	}
+	if ctx != r.Context() {
+		r = r.WithContext(ctx)
+	}
+	return r, cancel
+}
+
+func (s *Shedder) longLived(r *http.Request) bool {
+	if s.cfg.LongLived != nil {
+		return s.cfg.LongLived(r)
+	}
+	return r.Header["Upgrade"] != nil || (r.Header["Accept"] != nil && strings.HasPrefix(r.Header["Accept"][0], "text/event-stream"))
+}
+
+// answer refuses r.
+func (s *Shedder) answer(w http.ResponseWriter, r *http.Request, err error) {
+	var refused *RefusedError
+	if !errors.As(err, &refused) {
+		if errors.Is(err, context.DeadlineExceeded) {
+			refused = &RefusedError{Name: s.name, Reason: reasons[tooLate], RetryAfter: time.Second}
+		} else {
+			return // nobody is there to read an answer
+		}
+	}
+	h := w.Header()
+	seconds := int((refused.RetryAfter + time.Second - 1) / time.Second)
+	h["Retry-After"] = []string{strconv.Itoa(max(seconds, 1))}
+	h["X-Content-Type-Options"] = nosniff
+	h["Cache-Control"] = noStore
+	if s.cfg.Fallback != nil {
+		s.cfg.Fallback.ServeHTTP(w, r)
+		return
+	}
+	body := textBody
+	if wantsJSON(r) {
+		h["Content-Type"] = typeProblem
+		body = problemBody
+	} else {
+		h["Content-Type"] = typeText
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	if r.Method != http.MethodHead {
+		w.Write(body)
+	}
+}
+
+// Values shared by all answers; they are never changed.
+var (
+	nosniff     = []string{"nosniff"}
+	noStore     = []string{"no-store"}
+	typeText    = []string{"text/plain; charset=utf-8"}
+	typeProblem = []string{"application/problem+json"}
+	textBody    = []byte("The service is overloaded. Please try again after the time in Retry-After.\n")
+	problemBody = []byte(`{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The service is overloaded. Please try again after the time in Retry-After."}` + "\n")
+)
+
+// wantsJSON reports whether Accept names a JSON type.
+func wantsJSON(r *http.Request) bool {
+	for _, a := range r.Header["Accept"] {
+		if strings.Contains(a, "application/json") || strings.Contains(a, "application/problem+json") {
+			return true
+		}
+	}
+	return false
+}

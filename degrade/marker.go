@@ -1,0 +1,104 @@
+package degrade
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// marker writes the marks of a degraded answer before its header goes out.
+type marker struct {
+	http.ResponseWriter
+	p    *pin
+	sent bool
+}
+
+func (m *marker) send() {
+	if m.sent {
+		return
+	}
+	m.sent = true
+	if left := m.p.out(); left != "" {
+		m.p.sw.mark(m.Header(), left)
+	}
+}
+
+// mark marks an answer as degraded.
+func (s *Switch) mark(h http.Header, features string) {
+	h.Set(DegradedHeader, features)
+	h["Cache-Control"] = []string{capAge(h["Cache-Control"], s.cfg.MaxAge)}
+	for _, name := range [...]string{"Expires", "Cdn-Cache-Control", "Surrogate-Control"} {
+		h.Del(name)
+	}
+}
+
+// capAge returns a Cache-Control that allows no longer than limit. Directives
+// that forbid stay as they are; those that allow stale answers go.
+func capAge(values []string, limit time.Duration) string {
+	if limit < 0 {
+		return "no-store"
+	}
+	seconds := int(limit / time.Second)
+	var out []string
+	aged := false
+	for _, v := range values {
+		for part := range strings.SplitSeq(v, ",") {
+			name, arg, _ := strings.Cut(strings.TrimSpace(part), "=")
+			switch strings.ToLower(name) {
+			case "":
+			case "max-age", "s-maxage":
+				aged = true
+				n, err := strconv.Atoi(strings.Trim(arg, `"`))
+				if err != nil || n < 0 {
+					n = 0
+				}
+				out = append(out, strings.ToLower(name)+"="+strconv.Itoa(min(n, seconds)))
+			case "immutable", "stale-while-revalidate", "stale-if-error":
+			default:
+				out = append(out, strings.TrimSpace(part))
+			}
+		}
+	}
+	if !aged {
+		out = append(out, "max-age="+strconv.Itoa(seconds))
+	}
+	return strings.Join(out, ", ")
+}
+
+func (m *marker) WriteHeader(status int) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		m.send()
+	}
+	m.ResponseWriter.WriteHeader(status)
+}
+
+func (m *marker) Write(b []byte) (int, error) {
+	m.send()
+	return m.ResponseWriter.Write(b)
+}
+
+// ReadFrom keeps sendfile.
+func (m *marker) ReadFrom(r io.Reader) (int64, error) {
+	m.send()
+	if rf, ok := m.ResponseWriter.(io.ReaderFrom); ok {
+		return rf.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{m.ResponseWriter}, r)
+}
+
+func (m *marker) Flush() { m.FlushError() }
+
+func (m *marker) FlushError() error {
+	m.send()
+	return http.NewResponseController(m.ResponseWriter).Flush()
+}
+
+func (m *marker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(m.ResponseWriter).Hijack()
+}
+
+func (m *marker) Unwrap() http.ResponseWriter { return m.ResponseWriter }

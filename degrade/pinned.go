@@ -1,0 +1,43 @@
+package degrade
+
+import (
+	"context"
+	"hash/fnv"
+	"net/http"
+	"time"
+)
+
+// DegradedHeader names the features that were left out of an answer.
+const DegradedHeader = "Spillway-Degraded"
+
+func timeNow() time.Time { return time.Now() }
+
+// place maps a user to [0, 1), the same in every process, differently for each
+// feature.
+func place(feature, user string) float64 {
+	h := fnv.New64a()
+	h.Write([]byte(feature))
+	h.Write([]byte{0})
+	h.Write([]byte(user))
+	x := h.Sum64() // FNV's high bits need stirring
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	return float64(x>>11) / (1 << 53)
+}
+
+// Handler pins what is on for each request, so that it never sees two levels,
+// and marks the answers from which something was left out: with
+// [DegradedHeader], and with a Cache-Control that lets them be kept no longer
+// than SwitchConfig.MaxAge. It also looks at the pressure, four times a second
+// at most.
+func (s *Switch) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if now := time.Now(); now.UnixNano() >= s.due.Load() {
+			s.tick(now)
+		}
+		p := &pin{sw: s, sn: s.now.Load(), name: s.cfg.Key(r)}
+		r = r.WithContext(context.WithValue(r.Context(), snapshotKey, p))
+		next.ServeHTTP(&marker{ResponseWriter: w, p: p}, r)
+	})
+}

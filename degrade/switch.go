@@ -1,0 +1,364 @@
+package degrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Level says how much is left out. Zero is everything; each higher level
+// leaves out more. There may be as many as the features registered name.
+type Level int
+
+// The usual levels.
+const (
+	Full    Level = iota // everything
+	Reduced              // without what is optional
+	Minimal              // only what the service is for
+)
+
+// Where features go off, as words for [Switch.Feature].
+const (
+	Optional = Reduced // goes off at the first level
+	Useful   = Minimal // goes off at the second
+)
+
+// maxLevel is the highest level.
+const maxLevel = 9
+
+// String returns full, reduced, minimal, or the number.
+func (l Level) String() string {
+	switch l {
+	case Full:
+		return "full"
+	case Reduced:
+		return "reduced"
+	case Minimal:
+		return "minimal"
+	}
+	return fmt.Sprintf("level %d", int(l))
+}
+
+// SwitchConfig configures a [Switch]. Every zero field is its default.
+type SwitchConfig struct {
+	// Name labels its metrics; default "default".
+	Name string
+
+	// Pressure are the signals: 0 is idle, 1 at the limit, more is too much. The
+	// highest counts; one that is NaN or panics is ignored, and when none is
+	// left the level stays. None: the level changes by hand only.
+	Pressure []func() float64
+
+	// Enter is the pressure at which the next level is entered once it has
+	// lasted for EnterAfter; default 0.95 and 1 s.
+	Enter      float64
+	EnterAfter time.Duration
+	// Leave is the pressure that must be expected one level below, for
+	// LeaveAfter, before that level is tried; default 0.8 and 5 s. What is expected is the
+	// present pressure times what entering the level was seen to save.
+	// LeaveAfter is lengthened by up to a fifth, at random, so that a fleet does not
+	// step together, and doubles, up to MaxLeaveAfter (default 5 min), each time that the
+	// level had to be entered again soon.
+	Leave                     float64
+	LeaveAfter, MaxLeaveAfter time.Duration
+
+	// Key names the user of a request, for features that a share of users
+	// keeps. Nil: the client's address without the port.
+	Key func(*http.Request) string
+
+	// MaxAge caps how long an answer may be kept by caches in which a feature
+	// was left out; default 10 s, negative forbids keeping it.
+	MaxAge time.Duration
+
+	// File names a JSON file with overrides, in the form that Admin shows them. New reads it,
+	// and Run reads it again when it has changed. Default none.
+	File string
+
+	// DryRun decides and reports, but leaves every feature on.
+	DryRun bool
+
+	// OnChange is called after each change, in order, without locks held. A
+	// panic in it is recovered and counted in SwitchStats.HookPanics.
+	OnChange func(Change)
+}
+
+// Every is how often the pressure is looked at, by requests that pass
+// [Switch.Handler] or by [Switch.Run].
+const every = 250 * time.Millisecond
+
+// A Switch turns features off when the pressure is high, and on again. It is
+// safe for concurrent use.
+type Switch struct {
+	cfg  SwitchConfig
+	name string
+
+	now    atomic.Pointer[snapshot]
+	due    atomic.Int64 // when the pressure is looked at next, UnixNano
+	panics atomic.Uint64
+
+	mu        sync.Mutex // protects what follows
+	features  []*Feature
+	level     Level // the automatic one
+	auto      auto
+	overrides map[string]Override // by target, from Set
+	file      map[string]Override // from File
+	fileSeen  fileState
+	history   history
+	changes   uint64
+	queue     []Change // to be told to OnChange
+	telling   bool
+}
+
+// snapshot is what is on at one moment. It is never changed.
+type snapshot struct {
+	level Level
+	on    []state
+	knob  Level // what Knobs go by
+}
+
+// state is one feature's.
+type state struct {
+	on    bool
+	share float64  // of the users who have it although it is not on for all
+	keys  []string // who have it in any case
+	why   string   // when it is not fully on
+}
+
+// NewSwitch returns a Switch, or an error that names every field of cfg that is
+// not valid.
+func NewSwitch(cfg SwitchConfig) (*Switch, error) {
+	var errs []error
+	ratio := func(field string, v *float64, def float64) {
+		if math.IsNaN(*v) || *v < 0 || *v > 100 {
+			errs = append(errs, fmt.Errorf("degrade: SwitchConfig.%s is %v, must be 0 (default) to 100", field, *v))
+		} else if *v == 0 {
+			*v = def
+		}
+	}
+	span := func(field string, v *time.Duration, def time.Duration) {
+		if *v < 0 {
+			errs = append(errs, fmt.Errorf("degrade: SwitchConfig.%s is %v, must not be negative", field, *v))
+		} else if *v == 0 {
+			*v = def
+		}
+	}
+	ratio("Enter", &cfg.Enter, 0.95)
+	ratio("Leave", &cfg.Leave, min(0.8, cfg.Enter))
+	span("EnterAfter", &cfg.EnterAfter, time.Second)
+	span("LeaveAfter", &cfg.LeaveAfter, 5*time.Second)
+	span("MaxLeaveAfter", &cfg.MaxLeaveAfter, max(5*time.Minute, cfg.LeaveAfter))
+	if len(errs) == 0 && cfg.Leave > cfg.Enter {
+		errs = append(errs, fmt.Errorf("degrade: SwitchConfig.Leave is %v, must be at most Enter (%v)", cfg.Leave, cfg.Enter))
+	}
+	if len(errs) == 0 && cfg.MaxLeaveAfter < cfg.LeaveAfter {
+		errs = append(errs, fmt.Errorf("degrade: SwitchConfig.MaxLeaveAfter is %v, must be at least LeaveAfter (%v)", cfg.MaxLeaveAfter, cfg.LeaveAfter))
+	}
+	for i, f := range cfg.Pressure {
+		if f == nil {
+			errs = append(errs, fmt.Errorf("degrade: SwitchConfig.Pressure[%d] is nil, must be a function", i))
+		}
+	}
+	if cfg.MaxAge == 0 {
+		cfg.MaxAge = 10 * time.Second
+	}
+	if cfg.Key == nil {
+		cfg.Key = remoteHost
+	}
+	s := &Switch{cfg: cfg, name: cfg.Name, overrides: map[string]Override{}}
+	if s.name == "" {
+		s.name = "default"
+	}
+	if cfg.File != "" {
+		if err := s.readFile(); err != nil {
+			errs = append(errs, fmt.Errorf("degrade: SwitchConfig.File: %w", err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	s.auto.hold = s.jitter(cfg.LeaveAfter)
+	s.publishLocked(time.Now())
+	return s, nil
+}
+
+// MustNewSwitch is like [NewSwitch] but panics if cfg is not valid.
+func MustNewSwitch(cfg SwitchConfig) *Switch {
+	s, err := NewSwitch(cfg)
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// Level returns the level that is in force.
+func (s *Switch) Level() Level { return s.now.Load().level }
+
+// publishLocked makes the present state the snapshot, and the differences
+// changes.
+func (s *Switch) publishLocked(now time.Time) {
+	s.expireLocked(now)
+	sn := &snapshot{level: s.level, on: make([]state, len(s.features))}
+	why := "automatic"
+	if o, ok := s.override("level"); ok {
+		sn.level, why = o.Level, o.because()
+	}
+	if s.cfg.DryRun {
+		sn.level = Full
+	}
+	for i, f := range s.features {
+		sn.on[i] = s.stateOf(f, sn.level, why)
+	}
+	s.now.Store(sn)
+}
+
+// stateOf decides about one feature. The first that has an opinion wins: an override,
+// what the feature needs, the level.
+func (s *Switch) stateOf(f *Feature, level Level, levelWhy string) state {
+	if s.cfg.DryRun {
+		return state{on: true}
+	}
+	if o, ok := s.override(f.name); ok {
+		return state{on: o.Share >= 1, share: o.Share, keys: o.Keys, why: o.because()}
+	}
+	if f.down {
+		return state{why: "what it needs is down"}
+	}
+	if level >= f.off {
+		st := state{why: fmt.Sprintf("level %s (%s)", level, levelWhy)}
+		if level == f.off {
+			st.share = f.keep
+		}
+		return st
+	}
+	return state{on: true}
+}
+
+// Pin is what one request goes by.
+type pin struct {
+	sw   *Switch
+	sn   *snapshot
+	name string
+	mu   sync.Mutex
+	left []string // features left out
+}
+
+func (p *pin) leave(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, n := range p.left {
+		if n == name {
+			return
+		}
+	}
+	p.left = append(p.left, name)
+}
+
+func (p *pin) out() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.left, ", ")
+}
+
+// Changes returns the last changes, at most 64, oldest first.
+func (s *Switch) Changes() iter.Seq2[time.Time, string] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.history.all()
+}
+
+// Conditions returns what is not normal right now: the level if it is not full,
+// and the features that are not on for all. It yields nothing when all is well.
+func (s *Switch) Conditions() iter.Seq2[string, string] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sn := s.now.Load()
+	var subject, text []string
+	if sn.level != Full {
+		subject, text = append(subject, s.name), append(text, "level "+sn.level.String())
+	}
+	for i, f := range s.features {
+		if st := sn.on[i]; !st.on {
+			subject, text = append(subject, f.name), append(text, st.String())
+		}
+	}
+	return func(yield func(string, string) bool) {
+		for i := range subject {
+			if !yield(subject[i], text[i]) {
+				return
+			}
+		}
+	}
+}
+
+func (st state) String() string {
+	switch {
+	case st.on:
+		return "on"
+	case st.share > 0:
+		return fmt.Sprintf("on for %.3g%% of users: %s", st.share*100, st.why)
+	case len(st.keys) > 0:
+		return "on for some users: " + st.why
+	}
+	return "off: " + st.why
+}
+
+// note records a change; tell must be called after mu is released.
+func (s *Switch) noteLocked(now time.Time, format string, args ...any) {
+	c := Change{now, s.name, fmt.Sprintf(s.name+": "+format, args...)}
+	s.changes++
+	s.history.add(c.At, c.Text)
+	if s.cfg.OnChange != nil {
+		s.queue = append(s.queue, c)
+	}
+}
+
+// tell calls OnChange for what has been noted, in order: only one goroutine does.
+func (s *Switch) tell() {
+	s.mu.Lock()
+	if s.telling {
+		s.mu.Unlock()
+		return
+	}
+	s.telling = true
+	for len(s.queue) > 0 {
+		c := s.queue[0]
+		s.queue = s.queue[1:]
+		s.mu.Unlock()
+		s.call(c)
+		s.mu.Lock()
+	}
+	s.telling = false
+	s.mu.Unlock()
+}
+
+func (s *Switch) call(c Change) {
+	defer func() {
+		if recover() != nil {
+			s.panics.Add(1)
+		}
+	}()
+	s.cfg.OnChange(c)
+}
+
+// Run looks at the pressure and at File until ctx ends, and returns ctx.Err().
+// It is needed when requests do not pass through Handler, or with File.
+func (s *Switch) Run(ctx context.Context) error {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+			s.tick(time.Now())
+			s.rereadFile(time.Now())
+		}
+	}
+}
