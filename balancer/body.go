@@ -1,0 +1,227 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// body is a response's body. The request is in flight until it ends.
+type body struct {
+	io.ReadCloser
+	b      *Balancer
+	e      *Endpoint
+	ctx    context.Context // of the request that was made of us
+	cancel context.CancelCauseFunc
+	x      *replay
+	ended  atomic.Bool
+}
+
+// duplex is the body of a 101: the connection itself.
+type duplex struct {
+	*body
+	io.Writer
+}
+
+func newBody(b *Balancer, x *exchange, e *Endpoint, resp *http.Response, cancel context.CancelCauseFunc) io.ReadCloser {
+	if resp.Body == nil {
+		resp.Body = http.NoBody
+	}
+	y := &body{ReadCloser: resp.Body, b: b, e: e, ctx: x.req.Context(), cancel: cancel, x: x.body}
+	if w, ok := resp.Body.(io.Writer); ok && resp.StatusCode == http.StatusSwitchingProtocols {
+		return duplex{y, w}
+	}
+	if resp.Body == http.NoBody {
+		y.end()
+	}
+	return y
+}
+
+func (y *body) Read(p []byte) (int, error) {
+	n, err := y.ReadCloser.Read(p)
+	if err != nil {
+		if err != io.EOF && y.ctx.Err() == nil && !y.ended.Load() && !errors.Is(err, http.ErrBodyReadAfterClose) {
+			// It broke off in the middle: that is a failure too.
+			y.b.failed(y.e, y.b.now(), true, false)
+		}
+		y.end()
+	}
+	return n, err
+}
+
+func (y *body) Close() error {
+	err := y.ReadCloser.Close()
+	y.end()
+	return err
+}
+
+func (y *body) end() {
+	if y.ended.CompareAndSwap(false, true) {
+		if y.cancel != nil {
+			y.cancel(nil)
+		}
+		if y.x != nil {
+			y.x.finish()
+		}
+		y.b.ended(y.e)
+	}
+}
+
+// A replay is a request's body that may be sent more than once. What was read
+// is kept up to a limit; and because a RoundTripper closes the body whatever
+// happens, Close is held back until there are no more attempts.
+type replay struct {
+	src  io.ReadCloser
+	get  func() (io.ReadCloser, error)
+	keep int64
+
+	mu       sync.Mutex // protects what follows
+	kept     []byte
+	lost     bool // more was read than is kept
+	started  bool // something was read
+	reading  bool // somebody waits for src
+	eof      bool
+	err      error    // of reading src, other than EOF
+	now      *sending // of the latest attempt
+	answered bool     // there are no more attempts
+	finished bool
+}
+
+func newReplay(req *http.Request, keep int64) *replay {
+	return &replay{src: req.Body, get: req.GetBody, keep: keep}
+}
+
+// A sending is the body of one attempt.
+type sending struct {
+	r      *replay
+	off    int           // into what is kept
+	own    io.ReadCloser // from GetBody
+	closed bool
+}
+
+// attempt returns the body for the next attempt.
+func (r *replay) attempt() io.ReadCloser {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := &sending{r: r}
+	if r.now != nil && r.started && r.get != nil {
+		if own, err := r.get(); err == nil {
+			s.own = own
+		} else {
+			r.lost, r.err = true, err
+		}
+	}
+	r.now = s
+	return s
+}
+
+// again is the GetBody of an outgoing request: net/http asks for it when a
+// connection turned out to be closed before anything was written to it.
+func (r *replay) again() (io.ReadCloser, error) {
+	if !r.rewind() {
+		return nil, errors.New("balancer: the body was read and is not kept")
+	}
+	return r.attempt(), nil
+}
+
+// rewind reports whether the body can be sent again, and makes sure that the
+// attempt before cannot read on.
+func (r *replay) rewind() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now != nil {
+		r.now.closed = true
+	}
+	return r.err == nil && !r.finished && (!r.started || r.get != nil || !r.reading && r.keep > 0 && !r.lost)
+}
+
+// settle says that there are no more attempts: the caller's body is closed when
+// the last one closes it.
+func (r *replay) settle() {
+	r.mu.Lock()
+	r.answered = true
+	closed := r.now != nil && r.now.closed
+	r.mu.Unlock()
+	if closed {
+		r.finish()
+	}
+}
+
+// broke reports whether reading the caller's body failed: then it is not the
+// backend's fault.
+func (r *replay) broke() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err != nil
+}
+
+// finish closes the caller's body: there are no more attempts.
+func (r *replay) finish() {
+	r.mu.Lock()
+	done := r.finished
+	r.finished = true
+	r.kept = nil
+	r.mu.Unlock()
+	if !done {
+		r.src.Close()
+	}
+}
+
+func (s *sending) Read(p []byte) (int, error) {
+	if s.own != nil {
+		return s.own.Read(p)
+	}
+	r := s.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case s.closed || r.finished:
+		return 0, http.ErrBodyReadAfterClose
+	case s.off < len(r.kept):
+		n := copy(p, r.kept[s.off:])
+		s.off += n
+		return n, nil
+	case r.eof:
+		return 0, io.EOF
+	case r.err != nil:
+		return 0, r.err
+	}
+	r.started, r.reading = true, true
+	r.mu.Unlock()
+	n, err := r.src.Read(p) // not under the lock: it may wait for the client
+	r.mu.Lock()
+	r.reading = false
+	if r.keep > 0 && !r.lost && !r.finished {
+		if int64(len(r.kept)+n) <= r.keep {
+			r.kept = append(r.kept, p[:n]...)
+			s.off = len(r.kept)
+		} else {
+			r.lost, r.kept = true, nil
+		}
+	}
+	if err == io.EOF {
+		r.eof = true
+	} else if err != nil {
+		r.err = err
+	}
+	return n, err
+}
+
+// Close ends the attempt's reading. The caller's body stays open until there are
+// no more attempts.
+func (s *sending) Close() error {
+	s.r.mu.Lock()
+	s.closed = true
+	last := s.r.answered && s.r.now == s
+	s.r.mu.Unlock()
+	if last {
+		s.r.finish()
+	}
+	if s.own != nil {
+		return s.own.Close()
+	}
+	return nil
+}

@@ -1,0 +1,334 @@
+package balancer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Probe says how backends are asked for their health while [Balancer.Run]
+// runs. Path or Check turns it on. The first probe of a backend decides; after
+// that it takes Rise or Fall in a row to change the verdict. A probe that Run's
+// end cuts short says nothing. Until its first probe a backend counts as
+// healthy.
+type Probe struct {
+	// Path is what is asked for with GET, over the same transport and TLS name
+	// as requests: for example "/readyz". It is not appended to the base path
+	// of the backend's URL.
+	Path string
+
+	// Check, if set, is called instead. It must return when ctx ends.
+	Check func(ctx context.Context, d Backend) error
+
+	// Every is how often a backend is probed, Failing how often one that the
+	// last probe failed on. Both vary by a tenth, at random, so that probes
+	// spread out. Zero means 5 seconds and 1 second.
+	Every, Failing time.Duration
+
+	// Timeout ends a probe. Zero means 1 second.
+	Timeout time.Duration
+
+	// Rise is how many probes in a row must pass until a backend counts as
+	// healthy, Fall how many must fail until it does not. Zero means 2 and 3.
+	Rise, Fall int
+
+	// Status says which statuses pass. Nil means 200 to 399. Redirects are not
+	// followed.
+	Status func(int) bool
+
+	// Contains must be found in the first 64 KiB of the body. Empty means that
+	// the body is not looked at.
+	Contains string
+
+	// Header is sent along; Host sets the Host header.
+	Header http.Header
+
+	// Concurrent bounds how many probes run at a time. Zero means 16.
+	Concurrent int
+}
+
+func (c *Probe) on() bool { return c.Path != "" || c.Check != nil }
+
+func (c *Probe) check(bad func(string, ...any), period func(string, *time.Duration, time.Duration)) {
+	if c.Path != "" {
+		if u, err := url.ParseRequestURI(c.Path); err != nil || !strings.HasPrefix(c.Path, "/") || u.Host != "" {
+			bad("Probe.Path is %q, must be a path that starts with /", c.Path)
+		}
+	}
+	period("Probe.Every", &c.Every, 5*time.Second)
+	period("Probe.Failing", &c.Failing, min(time.Second, c.Every))
+	period("Probe.Timeout", &c.Timeout, time.Second)
+	count := func(name string, p *int, def int) {
+		if *p < 0 {
+			bad("Probe.%s is %d, must not be negative", name, *p)
+		} else if *p == 0 {
+			*p = def
+		}
+	}
+	count("Rise", &c.Rise, 2)
+	count("Fall", &c.Fall, 3)
+	count("Concurrent", &c.Concurrent, 16)
+	if c.Status == nil {
+		c.Status = func(code int) bool { return code >= 200 && code < 400 }
+	}
+}
+
+// probeAll probes the members until ctx ends.
+func (b *Balancer) probeAll(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, max(1, b.cfg.Probe.Concurrent))
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		due, next := b.dueProbes()
+		for _, e := range due {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				b.probe(ctx, e)
+			})
+		}
+		timer.Reset(next)
+	}
+}
+
+// dueProbes returns the members that are to be probed now, and how long until
+// it is worth looking again.
+func (b *Balancer) dueProbes() (due []*Endpoint, next time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now()
+	at := now + time.Second // members may join
+	for _, e := range b.members {
+		switch {
+		case e.probing || e.backend.Load().Drain:
+		case e.probeAt <= now:
+			e.probing = true
+			due = append(due, e)
+		default:
+			at = min(at, e.probeAt)
+		}
+	}
+	return due, max(at-now, time.Millisecond)
+}
+
+// probe asks e once and draws the conclusion.
+func (b *Balancer) probe(ctx context.Context, e *Endpoint) {
+	b.warmUp(ctx, e)
+	cfg := &b.cfg.Probe
+	if !cfg.on() {
+		b.mu.Lock()
+		e.probing, e.probeAt = false, forever
+		b.mu.Unlock()
+		return
+	}
+	began := b.now()
+	tctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
+	err := b.checkOnce(tctx, e)
+	if tctx.Err() != nil && ctx.Err() == nil && err != nil {
+		err = fmt.Errorf("no answer within %v", cfg.Timeout)
+	}
+	cancel()
+	now := b.now()
+	if err != nil && ctx.Err() != nil {
+		b.mu.Lock()
+		e.probing = false
+		b.mu.Unlock()
+		return // we are shutting down, not the backend
+	}
+	passed := 0
+	if err == nil {
+		passed = 1
+	}
+	b.probes[passed].Add(1)
+	b.probeTime.add(now - began)
+
+	b.mu.Lock()
+	e.probing = false
+	every := cfg.Every
+	if err != nil {
+		every = cfg.Failing
+	}
+	e.probeAt = now + time.Duration(float64(every)*(0.9+0.2*float64(b.rand()>>11)/(1<<53)))
+	b.conclude(e, now, err)
+	b.rebuild(now, false)
+	b.mu.Unlock()
+	b.tell()
+}
+
+// conclude is called with b.mu held.
+func (b *Balancer) conclude(e *Endpoint, now time.Duration, err error) {
+	if err != nil {
+		e.probeWhy = "probe: " + err.Error()
+	}
+	down := err != nil
+	if !e.probed {
+		e.probed, e.probeDown = true, down
+		return
+	}
+	if down == e.probeDown {
+		e.probeStreak = 0
+	} else {
+		e.probeStreak++
+		need := b.cfg.Probe.Rise
+		if down {
+			need = b.cfg.Probe.Fall
+		}
+		if e.probeStreak >= need {
+			e.probeStreak, e.probeDown = 0, down
+			if !down {
+				e.startWarm(now, b.cfg.SlowStart)
+			}
+		}
+	}
+	if !down && !e.probeDown {
+		// It works again: it need not wait out its time to be tried. The trial
+		// is still made by a request, since a health page answers for less.
+		if e.out && e.outUntil > now && now-(e.outUntil-e.outFor) > e.outFor/4 {
+			e.outUntil = now
+		}
+		e.drainedUntil = min(e.drainedUntil, now)
+	}
+}
+
+// checkOnce returns nil if e is healthy.
+func (b *Balancer) checkOnce(ctx context.Context, e *Endpoint) (err error) {
+	cfg := &b.cfg.Probe
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the check panicked: %v", p)
+		}
+	}()
+	if cfg.Check != nil {
+		return cfg.Check(ctx, e.Backend())
+	}
+	u := *e.url
+	ref, err := url.ParseRequestURI(cfg.Path)
+	if err != nil {
+		return err
+	}
+	u.Path, u.RawPath, u.RawQuery = ref.Path, ref.RawPath, ref.RawQuery
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return err
+	}
+	for k, v := range cfg.Header {
+		req.Header[k] = v
+	}
+	req.Host = firstOf(cfg.Header.Get("Host"), e.Backend().Host, e.Backend().ServerName, u.Host)
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", "spillway-probe")
+	}
+	resp, err := e.leaf(b.own(), b.now()).rt.RoundTrip(req)
+	if err != nil {
+		return plain(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	switch {
+	case err != nil:
+		return plain(err)
+	case resp.Header.Get("Spillway-Draining") == "1":
+		return errors.New("it is shutting down")
+	case !cfg.Status(resp.StatusCode):
+		return fmt.Errorf("status %d", resp.StatusCode)
+	case cfg.Contains != "" && !bytes.Contains(body, []byte(cfg.Contains)):
+		return fmt.Errorf("the body does not contain %q", cfg.Contains)
+	}
+	return nil
+}
+
+// plain shortens the error of a connection to what was wrong with it.
+func plain(err error) error {
+	if dialFailed(err) {
+		return errors.New("cannot connect")
+	}
+	return err
+}
+
+func firstOf(list ...string) string {
+	for _, s := range list {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// warmUp opens Config.Warm connections to e, once, by asking for nothing on
+// all of them at the same time.
+func (b *Balancer) warmUp(ctx context.Context, e *Endpoint) {
+	if b.cfg.Warm == 0 || !e.warmed.CompareAndSwap(false, true) {
+		return
+	}
+	path := firstOf(b.cfg.Probe.Path, "/")
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.Probe.Timeout)
+	defer cancel()
+	rt := e.leaf(b.own(), b.now()).rt
+	var wg sync.WaitGroup
+	for range b.cfg.Warm {
+		wg.Go(func() {
+			u := *e.url
+			u.Path = path
+			req, err := http.NewRequestWithContext(ctx, http.MethodHead, u.String(), nil)
+			if err != nil {
+				return
+			}
+			req.Header.Set("User-Agent", "spillway-probe")
+			if resp, err := rt.RoundTrip(req); err == nil {
+				resp.Body.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// histogram counts durations in the usual buckets.
+type histogram struct {
+	count [len(histogramBounds) + 1]atomic.Uint64
+	sum   atomic.Int64
+}
+
+var histogramBounds = [...]float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5}
+
+func (h *histogram) add(d time.Duration) {
+	i := 0
+	for i < len(histogramBounds) && d.Seconds() > histogramBounds[i] {
+		i++
+	}
+	h.count[i].Add(1)
+	h.sum.Add(int64(d))
+}
+
+func (h *histogram) collect(emit func(suffix string, value float64, labels ...string)) {
+	var sum uint64
+	for i := range h.count {
+		sum += h.count[i].Load()
+		le := "+Inf"
+		if i < len(histogramBounds) {
+			le = strconv.FormatFloat(histogramBounds[i], 'g', -1, 64)
+		}
+		emit("_bucket", float64(sum), "le", le)
+	}
+	emit("_sum", time.Duration(h.sum.Load()).Seconds())
+	emit("_count", float64(sum))
+}

@@ -1,0 +1,218 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httputil"
+	"slices"
+	"sync/atomic"
+)
+
+// A Share is a pool and how much of the requests it gets, relative to the
+// other shares.
+type Share struct {
+	Pool   *Balancer
+	Weight float64
+}
+
+// A Rule sends the requests that match to one pool, whatever the shares.
+type Rule struct {
+	When func(*http.Request) bool
+	To   *Balancer
+}
+
+// SplitConfig configures a [Splitter]. Shares is required.
+type SplitConfig struct {
+	// Shares are the pools and how much each gets.
+	Shares []Share
+
+	// Key, if set, makes the split sticky: requests with the same key go to the
+	// same pool, in every process with the same shares. When a share grows at
+	// the cost of its neighbour in the list, keys only move into it. A request
+	// with an empty key is split at random. See [ByCookie] and [ByHeader].
+	Key func(*http.Request) string
+
+	// Rules are asked in order, before the shares: the first that matches
+	// decides.
+	Rules []Rule
+}
+
+// A Splitter divides requests among pools: a canary by share or by rule, or
+// blue and green. It is safe for concurrent use.
+type Splitter struct {
+	key  func(*http.Request) string
+	plan atomic.Pointer[plan]
+}
+
+// A plan is the shares and rules: immutable, replaced as a whole.
+type plan struct {
+	shares []Share
+	upTo   []float64 // ascending to 1
+	rules  []Rule
+}
+
+// NewSplit returns a Splitter, or an error that names every field of cfg that
+// is not valid.
+func NewSplit(cfg SplitConfig) (*Splitter, error) {
+	s := &Splitter{key: cfg.Key}
+	p, err := newPlan("balancer: SplitConfig.", cfg.Shares, cfg.Rules)
+	if err != nil {
+		return nil, err
+	}
+	s.plan.Store(p)
+	return s, nil
+}
+
+// Split returns a Splitter with these shares, without a key or rules. It
+// panics if they are not valid: it is for configuration that is written in the
+// source.
+func Split(shares ...Share) *Splitter {
+	s, err := NewSplit(SplitConfig{Shares: shares})
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+func newPlan(prefix string, shares []Share, rules []Rule) (*plan, error) {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(prefix+format, args...)) }
+	p := &plan{shares: slices.Clone(shares), rules: slices.Clone(rules)}
+	sum := 0.0
+	for i, x := range shares {
+		if x.Pool == nil {
+			bad("Shares[%d].Pool is nil, must be a Balancer", i)
+		}
+		if !(x.Weight >= 0 && x.Weight <= maxWeight) {
+			bad("Shares[%d].Weight is %v, must be from 0 to %g", i, x.Weight, float64(maxWeight))
+			continue
+		}
+		sum += x.Weight
+	}
+	if sum == 0 && errs == nil {
+		bad("Shares is without weight, must have a positive one")
+	}
+	for i, r := range rules {
+		if r.When == nil {
+			bad("Rules[%d].When is nil, must be a condition", i)
+		}
+		if r.To == nil {
+			bad("Rules[%d].To is nil, must be a Balancer", i)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	at := 0.0
+	for _, x := range shares {
+		at += x.Weight / sum
+		p.upTo = append(p.upTo, at)
+	}
+	return p, nil
+}
+
+// SetShares replaces the shares in one step, and returns those before: setting
+// them again is the rollback. Requests in flight end where they are. The rules
+// stay. If the shares are not valid, nothing changes.
+func (s *Splitter) SetShares(shares ...Share) (before []Share, err error) {
+	for {
+		old := s.plan.Load()
+		next, err := newPlan("balancer: SetShares: ", shares, old.rules)
+		if err != nil {
+			return slices.Clone(old.shares), err
+		}
+		if s.plan.CompareAndSwap(old, next) {
+			return slices.Clone(old.shares), nil
+		}
+	}
+}
+
+// SetRules replaces the rules in one step. The shares stay.
+func (s *Splitter) SetRules(rules ...Rule) error {
+	for {
+		old := s.plan.Load()
+		next, err := newPlan("balancer: SetRules: ", old.shares, rules)
+		if err != nil {
+			return err
+		}
+		if s.plan.CompareAndSwap(old, next) {
+			return nil
+		}
+	}
+}
+
+// Pick returns the pool that r goes to.
+func (s *Splitter) Pick(r *http.Request) *Balancer {
+	p := s.plan.Load()
+	for i := range p.rules {
+		if p.rules[i].When(r) {
+			return p.rules[i].To
+		}
+	}
+	x := rand.Float64()
+	if s.key != nil {
+		if key := s.key(r); key != "" {
+			// Not the bits that HashBy uses, or a pool would see only a part of them.
+			x = float64(mix(hashString(key)^math.MaxUint32)>>11) / (1 << 53)
+		}
+	}
+	for i, upTo := range p.upTo {
+		if x < upTo {
+			return p.shares[i].Pool
+		}
+	}
+	// Rounding: the last one that has a share.
+	for i := len(p.shares) - 1; ; i-- {
+		if p.shares[i].Weight > 0 {
+			return p.shares[i].Pool
+		}
+	}
+}
+
+// Transport returns a RoundTripper that sends each request through the pool
+// that it belongs to, by that pool's own Config.Transport.
+func (s *Splitter) Transport() http.RoundTripper { return splitTransport{s} }
+
+type splitTransport struct{ s *Splitter }
+
+func (t splitTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if b, ok := req.Context().Value(poolKey{}).(*Balancer); ok {
+		return b.own().RoundTrip(req)
+	}
+	return t.s.Pick(req).own().RoundTrip(req)
+}
+
+func (t splitTransport) CloseIdleConnections() {
+	for _, x := range t.s.plan.Load().shares {
+		x.Pool.own().CloseIdleConnections()
+	}
+}
+
+// Proxy returns a reverse proxy to the pools; see [Balancer.Proxy]. The pool
+// that a request goes to also decides which proxies are trusted and how errors
+// are answered.
+func (s *Splitter) Proxy() *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		BufferPool: new(buffers),
+		Transport:  splitTransport{s},
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			b := s.Pick(pr.In)
+			pr.Out = pr.Out.WithContext(context.WithValue(pr.Out.Context(), poolKey{}, b))
+			b.rewrite(pr)
+		},
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			b, ok := r.Context().Value(poolKey{}).(*Balancer)
+			if !ok {
+				b = s.Pick(r)
+			}
+			b.answerError(w, r, err)
+		},
+	}
+}
+
+// poolKey is the context key of the pool that the proxy has picked.
+type poolKey struct{}

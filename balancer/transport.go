@@ -1,0 +1,317 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Transport returns a RoundTripper that sends each request to a backend. The
+// scheme, host and base path of the request's URL are replaced by the
+// backend's; the Host header stays, unless Backend.Host is set.
+//
+// If next is an [*http.Transport], each backend gets a clone of its own, with
+// room for at least 256 idle connections and the right TLS name, and it is
+// closed when the backend has left. Any other next is shared by all backends
+// and gets the rewritten requests. Nil means Config.Transport.
+//
+// What it returns is meant to be kept: each call makes new connections.
+func (b *Balancer) Transport(next http.RoundTripper) http.RoundTripper {
+	if next == nil {
+		return b.own()
+	}
+	t := &transport{b: b}
+	if std, ok := next.(*http.Transport); ok {
+		t.model = model(std)
+	} else {
+		t.shared = next
+	}
+	return t
+}
+
+// own returns the transport that probes and the proxy use.
+func (b *Balancer) own() *transport {
+	b.proxy.once.Do(func() { b.proxy.t = &transport{b: b, model: model(b.cfg.Transport)} })
+	return b.proxy.t
+}
+
+type transport struct {
+	b      *Balancer
+	model  *http.Transport   // to be cloned, or
+	shared http.RoundTripper // to be used as it is
+}
+
+// CloseIdleConnections closes the idle connections to every backend.
+func (t *transport) CloseIdleConnections() {
+	if c, ok := t.shared.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+	for _, e := range t.b.view.Load().members {
+		for _, l := range *e.leaves.Load() {
+			if l.of == t {
+				closeIdle(l.now.Load())
+				closeIdle(l.before.Load())
+			}
+		}
+	}
+}
+
+// An exchange is one request on its way through one or more attempts.
+type exchange struct {
+	t     *transport
+	req   *http.Request
+	body  *replay // nil if there is no body
+	safe  bool    // the request may be sent twice
+	lease Lease
+}
+
+// An attempt is what came of one of them.
+type attempt struct {
+	lease  Lease
+	resp   *http.Response
+	err    error
+	sent   bool // a backend may have seen it
+	ignore bool // the client went away
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	b := t.b
+	if err := req.Context().Err(); err != nil {
+		closeBody(req)
+		return nil, context.Cause(req.Context())
+	}
+	x := exchange{t: t, req: req, safe: idempotent(req)}
+	if req.Body != nil && req.Body != http.NoBody {
+		keep := int64(0)
+		if x.safe && b.cfg.Retry.Max > 0 {
+			keep = b.cfg.Retry.MaxBody
+		}
+		x.body = newReplay(req, keep)
+	}
+	b.budget.deposit(b.rand())
+	a := attempt{}
+	a.lease, a.err = b.acquire(req, tried{}, x.safe && b.cfg.Retry.Max > 0)
+	if a.err != nil {
+		x.close()
+		return nil, a.err
+	}
+	for n := 0; ; n++ {
+		if n == 0 && b.hedges != nil && x.safe && x.body == nil && b.cfg.Retry.Max > 0 {
+			a = x.race(a.lease)
+		} else {
+			a = x.try(a.lease)
+		}
+		if n >= b.cfg.Retry.Max || !x.again(&a) {
+			break
+		}
+		// The budget is charged when the retry is decided, before the pause.
+		if !b.another(&a.lease.tried) || !b.mayRetry() {
+			break
+		}
+		discard(a.resp)
+		if !b.pause(req.Context(), n) {
+			x.close()
+			return nil, context.Cause(req.Context())
+		}
+		next, err := b.acquire(req, a.lease.tried, true)
+		if err != nil {
+			x.close()
+			if a.resp == nil {
+				return nil, a.err
+			}
+			return nil, err
+		}
+		a.lease = next
+	}
+	if a.resp == nil {
+		x.close()
+		return nil, a.err
+	}
+	if x.body != nil {
+		x.body.settle()
+	}
+	if b.cfg.Sticky.Cookie != "" {
+		b.stick(req, a.resp, a.lease.e)
+	}
+	return a.resp, nil
+}
+
+// again reports whether the request of a may be sent once more.
+func (x *exchange) again(a *attempt) bool {
+	switch {
+	case a.ignore || x.req.Context().Err() != nil:
+		return false
+	case !x.safe && a.sent:
+		return false
+	case x.body != nil && !x.body.rewind():
+		return false
+	case a.resp != nil && a.resp.StatusCode == http.StatusSwitchingProtocols:
+		return false
+	}
+	return x.t.b.cfg.Retry.When(a.resp, a.err)
+}
+
+// close closes the body of a request that is not sent again.
+func (x *exchange) close() {
+	if x.body != nil {
+		x.body.finish()
+	}
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+}
+
+// discard closes the body of a response that is not passed on. A short one is
+// read, so that the connection can be used again.
+func discard(resp *http.Response) {
+	if resp == nil {
+		return
+	}
+	if resp.ContentLength >= 0 && resp.ContentLength <= 4<<10 {
+		io.CopyN(io.Discard, resp.Body, resp.ContentLength+1)
+	}
+	resp.Body.Close()
+}
+
+// outgoing is a request as a backend gets it, in one allocation.
+type outgoing struct {
+	req http.Request
+	url url.URL
+}
+
+// try makes one attempt, bounded by Retry.PerTry.
+func (x *exchange) try(l Lease) attempt {
+	perTry := x.t.b.cfg.Retry.PerTry
+	if perTry <= 0 {
+		return x.send(x.req.Context(), nil, l)
+	}
+	ctx, cancel := context.WithCancelCause(x.req.Context())
+	timer := time.AfterFunc(perTry, func() { cancel(errPerTry) })
+	a := x.send(ctx, cancel, l)
+	timer.Stop()
+	return a
+}
+
+// send sends the request to the lease's endpoint. Cancel, if there is one, is
+// called when the response's body has ended.
+func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l Lease) (a attempt) {
+	t, b, e := x.t, x.t.b, l.e
+	a = attempt{lease: l, sent: true}
+	settled := false
+	defer func() {
+		if !settled { // a panic or Goexit in a RoundTripper goes on up
+			b.answered(&l, Failure, true)
+			b.ended(e)
+			x.close()
+		}
+	}()
+	g := e.leaf(t, l.began)
+	var gotConn atomic.Bool
+	if !x.safe && b.cfg.Retry.Max > 0 {
+		// Whether it was sent is what decides about a retry.
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { gotConn.Store(true) }})
+	}
+	resp, err := g.rt.RoundTrip(x.outgoing(ctx, e))
+	if err == nil && resp == nil {
+		err = errors.New("balancer: the RoundTripper returned neither a response nor an error")
+	}
+	if err != nil {
+		if cause := context.Cause(ctx); errors.Is(cause, errPerTry) && x.req.Context().Err() == nil {
+			err = cause
+		}
+		a.err = err
+		if !x.safe {
+			a.sent = gotConn.Load() || !g.exact && !dialFailed(err)
+		}
+		if dialFailed(err) {
+			b.hintDiscover()
+		}
+	}
+	v := Ignored
+	a.ignore = errors.Is(x.req.Context().Err(), context.Canceled) || x.body != nil && x.body.broke() ||
+		err != nil && errors.Is(context.Cause(ctx), errLost)
+	if !a.ignore {
+		v = b.cfg.Verdict(resp, err)
+	}
+	if v == Refused && resp != nil {
+		if d := retryAfter(resp.Header, time.Now()); d > 0 {
+			e.rest.Store(int64(b.now() + d))
+		}
+	}
+	settled = true
+	b.answered(&l, v, v != Ignored && isGateway(resp, err))
+	if v == Ignored && errors.Is(context.Cause(ctx), errLost) {
+		e.outrun(b.now(), b.now()-l.began)
+	}
+	if v == Success && b.recent != nil {
+		b.recent.add(b.now(), b.now()-l.began)
+	}
+	if err != nil {
+		if cancel != nil {
+			cancel(nil)
+		}
+		b.ended(e)
+		return a
+	}
+	if len(resp.Header["Spillway-Draining"]) > 0 {
+		if resp.Header.Get("Spillway-Draining") == "1" {
+			b.markDraining(e)
+		}
+		resp.Header.Del("Spillway-Draining")
+	}
+	resp.Request = x.req
+	resp.Body = newBody(b, x, e, resp, cancel)
+	a.resp = resp
+	return a
+}
+
+func isGateway(resp *http.Response, err error) bool {
+	return err != nil || resp.StatusCode >= 502 && resp.StatusCode <= 504
+}
+
+// outgoing returns the request to e. The caller's is not modified.
+func (x *exchange) outgoing(ctx context.Context, e *Endpoint) *http.Request {
+	in := x.req
+	o := new(outgoing)
+	if ctx == in.Context() {
+		o.req = *in
+	} else {
+		o.req = *in.WithContext(ctx)
+	}
+	o.url = *in.URL
+	o.req.URL = &o.url
+	if o.req.Host == "" {
+		o.req.Host = in.URL.Host
+	}
+	if host := e.Backend().Host; host != "" {
+		o.req.Host = host
+	}
+	o.url.Scheme, o.url.Host = e.url.Scheme, e.url.Host
+	if base := e.url.Path; base != "" && base != "/" {
+		joinPath(&o.url, e.url)
+	}
+	if x.body != nil {
+		o.req.Body = x.body.attempt()
+		o.req.GetBody = x.body.again
+	}
+	return &o.req
+}
+
+// joinPath puts the path of base in front of that of u, escaped as they were.
+func joinPath(u, base *url.URL) {
+	escaped := strings.TrimSuffix(base.EscapedPath(), "/") + "/" + strings.TrimPrefix(u.EscapedPath(), "/")
+	u.Path = strings.TrimSuffix(base.Path, "/") + "/" + strings.TrimPrefix(u.Path, "/")
+	if u.RawPath = escaped; escaped == (&url.URL{Path: u.Path}).EscapedPath() {
+		u.RawPath = ""
+	}
+}
