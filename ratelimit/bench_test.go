@@ -1,0 +1,115 @@
+package ratelimit_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-spillway/spillway/ratelimit"
+)
+
+var plenty = ratelimit.Rate{Requests: 1_000_000, Per: time.Millisecond, Burst: 1_000_000}
+
+// BenchmarkClock is what hot keys are measured against.
+func BenchmarkClock(b *testing.B) {
+	for b.Loop() {
+		_ = time.Now()
+	}
+}
+
+func BenchmarkAllow(b *testing.B) {
+	ctx := context.Background()
+	for name, rate := range map[string]ratelimit.Rate{
+		"admitted": plenty,
+		"refused":  ratelimit.PerDay(1),
+	} {
+		b.Run("hot/"+name+"/serial", func(b *testing.B) {
+			l := ratelimit.MustNew(ratelimit.Config{Rate: rate})
+			b.ReportAllocs()
+			for b.Loop() {
+				l.Allow(ctx, "203.0.113.9", 1)
+			}
+		})
+		b.Run("hot/"+name+"/parallel", func(b *testing.B) {
+			l := ratelimit.MustNew(ratelimit.Config{Rate: rate})
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					l.Allow(ctx, "203.0.113.9", 1)
+				}
+			})
+		})
+	}
+	b.Run("two rates/serial", func(b *testing.B) {
+		l := ratelimit.MustNew(ratelimit.Config{Rate: plenty, Also: []ratelimit.Rate{plenty}})
+		b.ReportAllocs()
+		for b.Loop() {
+			l.Allow(ctx, "203.0.113.9", 1)
+		}
+	})
+	keys := make([]string, 1<<20)
+	for i := range keys {
+		keys[i] = "client-" + strconv.Itoa(i)
+	}
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, uint64(len(keys)-1))
+	order := make([]uint32, 1<<20)
+	for i := range order {
+		order[i] = uint32(zipf.Uint64())
+	}
+	million := func(b *testing.B) *ratelimit.Limiter {
+		l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(1 << 30), MaxKeys: 1 << 21})
+		for _, k := range keys {
+			l.Allow(ctx, k, 1<<29)
+		}
+		b.ReportAllocs()
+		return l
+	}
+	b.Run("zipf/serial", func(b *testing.B) {
+		l, i := million(b), 0
+		for b.Loop() {
+			l.Allow(ctx, keys[order[i&(len(order)-1)]], 1)
+			i++
+		}
+	})
+	b.Run("zipf/parallel", func(b *testing.B) {
+		l := million(b)
+		var start atomic.Int64
+		b.RunParallel(func(pb *testing.PB) {
+			for i := int(start.Add(77777)); pb.Next(); i++ {
+				l.Allow(ctx, keys[order[i&(len(order)-1)]], 1)
+			}
+		})
+	})
+}
+
+type nowhere struct{ h http.Header }
+
+func (w nowhere) Header() http.Header         { return w.h }
+func (w nowhere) Write(p []byte) (int, error) { return len(p), nil }
+func (w nowhere) WriteHeader(int)             {}
+
+func BenchmarkHandler(b *testing.B) {
+	next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	for name, remote := range map[string]string{"ipv4": "203.0.113.9:4711", "ipv6": "[2001:db8:1:2:3:4:5:6]:4711"} {
+		run := func(name string, h http.Handler) {
+			b.Run(name, func(b *testing.B) {
+				r := httptest.NewRequest("GET", "/", nil)
+				r.RemoteAddr = remote
+				w := nowhere{make(http.Header)}
+				b.ReportAllocs()
+				for b.Loop() {
+					clear(w.h)
+					h.ServeHTTP(w, r)
+				}
+			})
+		}
+		run(name+"/bare", next)
+		run(name+"/allowed", ratelimit.MustNew(ratelimit.Config{Rate: plenty}).Handler(next))
+		run(name+"/refused", ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerDay(1)}).Handler(next))
+	}
+}

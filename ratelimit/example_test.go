@@ -1,0 +1,149 @@
+package ratelimit_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"time"
+
+	"github.com/go-spillway/spillway/ratelimit"
+)
+
+var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") })
+
+func Example() {
+	lim := ratelimit.MustNew(ratelimit.Config{
+		Rate: ratelimit.PerMinute(2),
+		Key:  ratelimit.ClientIP(netip.MustParsePrefix("10.0.0.0/8")), // our proxies
+	})
+	h := lim.Handler(hello)
+
+	for range 3 {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = "10.0.0.7:4711"
+		r.Header.Set("X-Forwarded-For", "203.0.113.9")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		fmt.Println(w.Code, w.Header()["Ratelimit"], w.Header()["Ratelimit-Policy"])
+	}
+	// Output:
+	// 200 ["default";r=1;t=30] ["default";q=2;w=60]
+	// 200 ["default";r=0;t=30] ["default";q=2;w=60]
+	// 429 ["default";r=0;t=30] ["default";q=2;w=60]
+}
+
+func ExampleNew_invalid() {
+	_, err := ratelimit.New(ratelimit.Config{
+		Rate:    ratelimit.PerMinute(-5),
+		MaxKeys: -1,
+	})
+	fmt.Println(err)
+	// Output:
+	// ratelimit: Config.MaxKeys is -1, must not be negative
+	// ratelimit: Config.Rate.Requests is -5, must be positive
+}
+
+func ExampleLimiter_Allow() {
+	lim := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(3)})
+	for range 4 {
+		d, _ := lim.Allow(context.Background(), "tenant-42", 1)
+		fmt.Println(d.Allowed, d.Remaining, d.RetryAfter.Round(time.Minute))
+	}
+	// Output:
+	// true 2 0s
+	// true 1 0s
+	// true 0 0s
+	// false 0 20m0s
+}
+
+// Failed logins are counted, successful ones are not.
+func ExampleLimiter_Charge() {
+	lim := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(5)})
+	login := func(user, password string) string {
+		if d, _ := lim.Allow(context.Background(), user, 1); !d.Allowed {
+			return "too many attempts"
+		}
+		if password != "secret" {
+			return "wrong password"
+		}
+		lim.Charge(user, -1) // take it back
+		return "welcome"
+	}
+	for range 20 {
+		login("alice", "secret")
+	}
+	for range 5 {
+		login("mallory", "guess")
+	}
+	fmt.Println(login("alice", "secret"))
+	fmt.Println(login("mallory", "secret"))
+	// Output:
+	// welcome
+	// too many attempts
+}
+
+func ExampleLimiter_SetRate() {
+	lim := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(10)})
+	lim.Allow(context.Background(), "tenant-42", 10)
+
+	fmt.Println(lim.SetRate(ratelimit.PerHour(60)))
+	d := lim.Peek("tenant-42")
+	fmt.Println(d.Remaining, "at once, the next in", d.RetryAfter.Round(time.Second))
+	// Output:
+	// <nil>
+	// 0 at once, the next in 1m0s
+}
+
+// Several rates, tiers and cost: all of them pass, or nothing is spent.
+func ExampleConfig() {
+	plans := map[string]ratelimit.Rate{"pro": ratelimit.PerSecond(100)}
+	lim := ratelimit.MustNew(ratelimit.Config{
+		Name:   "api",
+		Rate:   ratelimit.PerSecond(10),
+		RateOf: func(r *http.Request) ratelimit.Rate { return plans[r.Header.Get("X-Plan")] }, // zero: Rate
+		Also:   []ratelimit.Rate{ratelimit.PerDay(5000)},
+		Key:    ratelimit.Header("X-Api-Key"),
+		Cost: func(r *http.Request) int {
+			if r.URL.Path == "/search" {
+				return 5
+			}
+			return 1
+		},
+	})
+	for _, plan := range []string{"free", "pro"} {
+		r := httptest.NewRequest("GET", "/search", nil)
+		r.Header.Set("X-Api-Key", plan+"-key")
+		r.Header.Set("X-Plan", plan)
+		w := httptest.NewRecorder()
+		lim.Handler(hello).ServeHTTP(w, r)
+		fmt.Println(w.Header()["Ratelimit"][0])
+		fmt.Println(w.Header()["Ratelimit-Policy"][0])
+	}
+	// Output:
+	// "api";r=5;t=1,"api-day";r=4995;t=86314
+	// "api";q=10;w=1,"api-day";q=5000;w=86400
+	// "api";r=95;t=1,"api-day";r=4995;t=86314
+	// "api";q=100;w=1,"api-day";q=5000;w=86400
+}
+
+func ExampleLimiter_Transport() {
+	upstream := httptest.NewServer(hello)
+	defer upstream.Close()
+
+	lim := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(1)})
+	client := &http.Client{Transport: lim.Transport(nil), Timeout: time.Minute}
+	for range 2 {
+		res, err := client.Get(upstream.URL)
+		if err != nil {
+			fmt.Println("not sent: the hour would outlast the client's minute")
+			continue
+		}
+		res.Body.Close()
+		fmt.Println(res.StatusCode)
+	}
+	// Output:
+	// 200
+	// not sent: the hour would outlast the client's minute
+}

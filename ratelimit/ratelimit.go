@@ -1,0 +1,416 @@
+// Package ratelimit decides who may call how often, and answers 429 to the
+// rest.
+//
+// A [Limiter] holds a token bucket for every key. Wrap a handler:
+//
+//	lim := ratelimit.MustNew(ratelimit.Config{
+//		Rate: ratelimit.PerMinute(100),
+//		Key:  ratelimit.ClientIP(netip.MustParsePrefix("10.0.0.0/8")), // our proxies
+//	})
+//	http.ListenAndServe(":8080", lim.Handler(mux))
+//
+// or a transport, to stay under somebody else's limit:
+//
+//	client := &http.Client{Transport: lim.Transport(nil)}
+//
+// Without HTTP, ask [Limiter.Allow].
+//
+// # How it decides
+//
+// By GCRA, the token bucket kept as one number per key: the time at which the
+// bucket is full again. Over any time t no key is admitted more than
+// Burst + Requests*t/Per times, at any concurrency; nothing is rounded in the
+// caller's favour by more than the nanosecond that the clock can tell. The
+// clock is monotonic: setting the system's time changes nothing.
+//
+// A bucket that is full again is the same as none and is forgotten; no other
+// ever is, so sending fresh keys buys nobody a new burst. When MaxKeys buckets
+// are in debt at once, keys without one share an overflow bucket.
+//
+// # What it costs
+//
+// About 22 bytes a key in flat arrays that the garbage collector does not
+// look into, and well under 100 ns a decision. There is no goroutine.
+//
+// # What it does not do
+//
+// It does not bound how much runs at once: that is package degrade. It does
+// not keep a log of requests, so "never more than n in any window of w" holds
+// for a Burst that is small against n, not exactly.
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config configures a [Limiter]. Rate is required; the zero value of every
+// other field is its default.
+type Config struct {
+	// Name labels the limiter's metrics and is the name of its policy in
+	// header fields. Printable ASCII without quote and backslash. Default
+	// "default".
+	Name string
+
+	// Rate is what each key is held to.
+	Rate Rate
+
+	// Also are further rates that hold for each key at the same time, three
+	// at most: 10 per second and 5000 per day. A request passes all of them
+	// or none, and one that is refused spends nothing.
+	Also []Rate
+
+	// Groups are further buckets that a request must pass at the same time,
+	// four at most, each with a key of its own: a looser limit for a /48
+	// beside the one for each /64, or one for the whole service. They hold in
+	// Handler and Decide, where there is a request to find their keys in.
+	Groups []Group
+
+	// Key names the bucket that a request draws from. Nil means ClientIP():
+	// the TCP peer.
+	Key KeyFunc
+
+	// RateOf gives the rate for a request, in place of Rate: by plan, by
+	// route. Its zero value means Rate; one that is not valid is counted as
+	// an error, and means Rate too.
+	//
+	// A debt is kept as the time until it is paid off, whatever the rate: who
+	// changes from 100 per minute to 1000 per minute with an empty bucket
+	// starts with an empty bucket that fills ten times as fast. Forget lets
+	// such a key start afresh.
+	RateOf func(*http.Request) Rate
+
+	// Cost says how many tokens a request takes. Nil means 1. Zero passes
+	// freely. A negative one is counted as an error and means 1. A request
+	// that costs more than Burst is refused for good, without a Retry-After.
+	Cost func(*http.Request) int
+
+	// DryRun decides, counts and calls OnRefuse, but never refuses, and sends
+	// no header fields.
+	DryRun bool
+
+	// MaxKeys bounds the memory: how many buckets may be in debt at once,
+	// for the keys and for each of Groups. See the package comment for what
+	// happens beyond. Default 1048576, for which at most 26 MB are used, as
+	// they are needed.
+	MaxKeys int
+
+	// Fallback answers the requests that are refused, with Retry-After and
+	// the other header fields already set; the status is its to choose. Nil
+	// means 429 with a line of text, or problem+json if Accept asks for it.
+	Fallback http.Handler
+
+	// MaxWait bounds how long a request that Transport paces may wait. Zero
+	// means as long as its context allows.
+	MaxWait time.Duration
+
+	// MaxPause bounds how long Transport obeys an upstream's answer. Default
+	// a minute; negative means that it pays no heed to answers.
+	MaxPause time.Duration
+
+	// OnRefuse is called for each request that is refused (in a dry run, that
+	// would have been), on its goroutine, before the answer. If it panics, that is
+	// counted and the request goes on.
+	OnRefuse func(r *http.Request, key string, d Decision)
+}
+
+// A Group is a wider bucket that requests draw from beside their own.
+type Group struct {
+	Name string  // of the policy in header fields. Required, as for Config.Name
+	Key  KeyFunc // names the group of a request. Required
+	Rate Rate    // what each group is held to. Required
+}
+
+// A Limiter holds a bucket for each key. Make it with [New]. It is safe for
+// concurrent use.
+type Limiter struct {
+	cfg    Config
+	groups []*limit
+	plan   atomic.Pointer[plan]
+	tiers  atomic.Pointer[map[Rate]*plan]
+	mu     sync.Mutex // guards writing plan and tiers
+	mem    atomic.Pointer[memory]
+
+	fields    sync.Pool // *fields
+	upstreams upstreams
+	waits     histogram
+	counts    counters
+	refused   sketch
+	journal   journal
+}
+
+// A plan is the limits that hold for a key, ready for deciding and for header
+// fields.
+type plan struct {
+	limits   []*limit
+	policies string // the RateLimit-Policy field
+}
+
+// New returns a Limiter, or an error that names every field of cfg that is
+// not valid.
+func New(cfg Config) (*Limiter, error) {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("ratelimit: Config."+format, args...))
+	}
+	if cfg.Name == "" {
+		cfg.Name = "default"
+	}
+	if !goodName(cfg.Name) {
+		bad("Name is %q, must be printable ASCII without quote and backslash", cfg.Name)
+	}
+	if len(cfg.Also) > maxAlso {
+		bad("Also has %d rates, must have at most %d", len(cfg.Also), maxAlso)
+	}
+	if len(cfg.Groups) > maxGroups {
+		bad("Groups has %d groups, must have at most %d", len(cfg.Groups), maxGroups)
+	}
+	if cfg.MaxKeys < 0 {
+		bad("MaxKeys is %d, must not be negative", cfg.MaxKeys)
+	}
+	if cfg.MaxKeys > 1<<30 {
+		bad("MaxKeys is %d, must be at most %d", cfg.MaxKeys, 1<<30)
+	}
+	if cfg.MaxWait < 0 {
+		bad("MaxWait is %v, must not be negative", cfg.MaxWait)
+	}
+	l := &Limiter{}
+	for i, g := range cfg.Groups {
+		what := fmt.Sprintf("Groups[%d]", i)
+		if !goodName(g.Name) || g.Name == "" {
+			bad("%s.Name is %q, must be printable ASCII without quote and backslash", what, g.Name)
+		}
+		if g.Key == nil {
+			bad("%s.Key is nil, must name the group of a request", what)
+		}
+		lim, err := newLimit("Config."+what+".Rate", g.Rate)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		lim.name(g.Name)
+		l.groups = append(l.groups, lim)
+	}
+	l.cfg = cfg
+	l.cfg.Also = append([]Rate(nil), cfg.Also...)
+	p, err := l.newPlan("Config.", cfg.Rate, l.cfg.Also)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, err
+	}
+	if l.cfg.Key == nil {
+		l.cfg.Key = ClientIP()
+	}
+	if l.cfg.MaxPause == 0 {
+		l.cfg.MaxPause = time.Minute
+	}
+	if l.cfg.MaxKeys == 0 {
+		l.cfg.MaxKeys = 1 << 20
+	}
+	l.plan.Store(p)
+	l.mem.Store(newMemory(len(p.limits), len(l.groups), l.cfg.MaxKeys))
+	l.fields.New = func() any { return new(fields) }
+	return l, nil
+}
+
+// MustNew is like [New] but panics if cfg is not valid. It is for
+// configuration that is written in the source.
+func MustNew(cfg Config) *Limiter {
+	l, err := New(cfg)
+	if err != nil {
+		panic(err)
+	}
+	return l
+}
+
+// newPlan makes a plan of a key's rates; what starts the names of the fields
+// in errors.
+func (l *Limiter) newPlan(what string, rate Rate, also []Rate) (*plan, error) {
+	var errs []error
+	p := &plan{}
+	for i, r := range append([]Rate{rate}, also...) {
+		name, field := l.cfg.Name, what+"Rate"
+		if i > 0 {
+			name, field = alsoName(l.cfg.Name, i, also), fmt.Sprintf("%sAlso[%d]", what, i-1)
+		}
+		lim, err := newLimit(field, r)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		lim.name(name)
+		p.limits = append(p.limits, lim)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	p.policies = policies(p.limits, l.groups)
+	return p, nil
+}
+
+// A Decision is the answer to one request.
+type Decision struct {
+	// Allowed says whether the request may go on. Only then was it charged.
+	Allowed bool
+
+	// DryRun says that Allowed would be false if Config.DryRun were not set.
+	DryRun bool
+
+	// Policy and Rate are those that refused, or that have the fewest tokens
+	// left.
+	Policy string
+	Rate   Rate
+
+	// Remaining is how many tokens are left under that rate.
+	Remaining int
+
+	// RetryAfter is when the same request would pass if nobody else drew from
+	// the bucket. Zero if it was allowed, Never if its cost exceeds the burst.
+	RetryAfter time.Duration
+
+	// FullAfter is when that bucket will be full.
+	FullAfter time.Duration
+}
+
+// Never is the RetryAfter of a request that costs more than its bucket holds.
+const Never = time.Duration(1<<63 - 1)
+
+// Allow takes n tokens from key's bucket, if it has them.
+//
+// The empty key is a bucket like any other: the one that all share who cannot
+// be told apart. A key may have any length; it is not kept. If n is larger
+// than the burst the answer is no, for ever. The error is not nil if n is not
+// positive, and then the answer is no too.
+func (l *Limiter) Allow(ctx context.Context, key string, n int) (Decision, error) {
+	if n <= 0 {
+		return Decision{}, fmt.Errorf("ratelimit: Allow: n is %d, must be positive", n)
+	}
+	a := ask{n: n}
+	a.keys[0] = key
+	l.fill(&a, l.plan.Load())
+	l.decide(&a)
+	return l.decision(&a), nil
+}
+
+// Decide is [Limiter.Allow] for a request: its key, rate and cost are found
+// as Handler finds them, and Groups hold too.
+func (l *Limiter) Decide(r *http.Request) Decision {
+	var a ask
+	l.askFor(r, &a)
+	l.decide(&a)
+	return l.decision(&a)
+}
+
+// fill puts the limits of p into a.
+func (l *Limiter) fill(a *ask, p *plan) {
+	a.own = copy(a.limits[:], p.limits)
+	a.all = a.own
+}
+
+// askFor puts what r asks for into a.
+func (l *Limiter) askFor(r *http.Request, a *ask) *plan {
+	p := l.plan.Load()
+	if l.cfg.RateOf != nil {
+		p = l.tier(r, p)
+	}
+	l.fill(a, p)
+	a.keys[0] = l.cfg.Key(r)
+	for i, g := range l.groups {
+		a.limits[a.all] = g
+		a.all++
+		a.keys[1+i] = l.cfg.Groups[i].Key(r)
+	}
+	a.n = l.cost(r)
+	return p
+}
+
+func (l *Limiter) cost(r *http.Request) int {
+	if l.cfg.Cost == nil {
+		return 1
+	}
+	n := l.cfg.Cost(r)
+	if n < 0 {
+		l.counts.errors.Add(1)
+		return 1
+	}
+	return n
+}
+
+// tier returns the plan for the rate that RateOf gives r.
+func (l *Limiter) tier(r *http.Request, otherwise *plan) *plan {
+	rate := l.cfg.RateOf(r)
+	if rate == (Rate{}) {
+		return otherwise
+	}
+	if tiers := l.tiers.Load(); tiers != nil {
+		if p, ok := (*tiers)[rate]; ok {
+			return p
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var also []Rate
+	for _, lim := range l.plan.Load().limits[1:] {
+		also = append(also, lim.rate)
+	}
+	p, err := l.newPlan("RateOf: ", rate, also)
+	if err != nil {
+		l.counts.errors.Add(1)
+		return otherwise
+	}
+	tiers := make(map[Rate]*plan)
+	if old := l.tiers.Load(); old != nil && len(*old) < 1024 { // else start over
+		for k, v := range *old {
+			tiers[k] = v
+		}
+	}
+	tiers[rate] = p
+	l.tiers.Store(&tiers)
+	return p
+}
+
+// decide answers a and counts the answer.
+func (l *Limiter) decide(a *ask) {
+	if a.n == 0 {
+		l.mem.Load().charge(a)
+	} else {
+		l.mem.Load().take(a)
+	}
+	c := l.counts.mine()
+	switch {
+	case a.allowed:
+		c.allowed.Add(1)
+	case l.cfg.DryRun:
+		c.dry.Add(1)
+		l.refused.add(a.keys[0])
+	default:
+		c.refused.Add(1)
+		l.refused.add(a.keys[0])
+	}
+}
+
+// decision makes a's answer presentable.
+func (l *Limiter) decision(a *ask) Decision {
+	lim, debt := a.limits[a.by], a.debts[a.by]
+	d := Decision{
+		Allowed:   a.allowed,
+		Policy:    lim.policy,
+		Rate:      lim.rate,
+		Remaining: lim.remaining(debt),
+		FullAfter: ticksToDuration(debt),
+	}
+	if !a.allowed {
+		d.RetryAfter = Never
+		if a.wait != never {
+			d.RetryAfter = ticksToDuration(a.wait)
+		}
+		if l.cfg.DryRun {
+			d.Allowed, d.DryRun = true, true
+		}
+	}
+	return d
+}
