@@ -58,19 +58,19 @@ func (d *Backend) normalize() (*url.URL, error) {
 	u, err := url.Parse(d.URL)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("URL is %q, must be a URL", d.URL)
+		return nil, invalid("URL is %q, must be a URL", d.URL)
 	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "h2c":
-		return nil, fmt.Errorf("URL is %q, must start with http, https or h2c", d.URL)
+		return nil, invalid("URL is %q, must start with http, https or h2c", d.URL)
 	case u.Host == "" || u.Hostname() == "":
-		return nil, fmt.Errorf("URL is %q, must have a host", d.URL)
+		return nil, invalid("URL is %q, must have a host", d.URL)
 	case u.RawQuery != "" || u.Fragment != "" || u.User != nil:
-		return nil, fmt.Errorf("URL is %q, must be scheme, host and path alone", d.URL)
+		return nil, invalid("URL is %q, must be scheme, host and path alone", d.URL)
 	case d.Weight < 0 || math.IsNaN(d.Weight) || math.IsInf(d.Weight, 0):
-		return nil, fmt.Errorf("Weight is %v, must be zero or positive", d.Weight)
+		return nil, invalid("Weight is %v, must be zero or positive", d.Weight)
 	case d.Weight > maxWeight || d.Weight != 0 && d.Weight < 1/maxWeight:
-		return nil, fmt.Errorf("Weight is %v, must be between %g and %g", d.Weight, 1/maxWeight, float64(maxWeight))
+		return nil, invalid("Weight is %v, must be between %g and %g", d.Weight, 1/maxWeight, float64(maxWeight))
 	case d.Tier < 0:
-		return nil, fmt.Errorf("Tier is %d, must not be negative", d.Tier)
+		return nil, invalid("Tier is %d, must not be negative", d.Tier)
 	}
 	if d.Weight == 0 {
 		d.Weight = 1
@@ -80,6 +80,9 @@ func (d *Backend) normalize() (*url.URL, error) {
 	}
 	return u, nil
 }
+
+// invalid is an error that begins with the name of a field.
+func invalid(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
 const maxWeight = 1e6
 

@@ -1,7 +1,6 @@
 package balancer_test
 
 import (
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -18,11 +17,6 @@ func server(t testing.TB, h http.HandlerFunc) string {
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
 	return s.URL
-}
-
-// says answers with text.
-func says(text string) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) }
 }
 
 // counts answers with code and counts.

@@ -64,11 +64,10 @@ func (t *transport) CloseIdleConnections() {
 
 // An exchange is one request on its way through one or more attempts.
 type exchange struct {
-	t     *transport
-	req   *http.Request
-	body  *replay // nil if there is no body
-	safe  bool    // the request may be sent twice
-	lease Lease
+	t    *transport
+	req  *http.Request
+	body *replay // nil if there is no body
+	safe bool    // the request may be sent twice
 }
 
 // An attempt is what came of one of them.
