@@ -74,6 +74,8 @@ func (s *sample) drain() (n, mean, square float64) {
 type load struct {
 	latency float64 // of a request once it runs, ns
 	shed    rate    // refused
+	easy    rate    // let in without waiting
+	came    uint64  // let in until slots were free last
 	busy    float64 // slots taken, averaged over about a second
 	at      int64   // of the last step
 	done    uint64  // completed by then
@@ -95,6 +97,9 @@ func (r *rate) add(now int64, n float64) {
 func (r *rate) value(now int64) float64 {
 	return r.per * math.Exp(-float64(max(now-r.at, 0))/rateTau)
 }
+
+// admitted is how many were ever let in.
+func admitted(word uint64) uint64 { return word>>doneShift + word&takenMask }
 
 // take takes a slot if one is free and nobody waits. It returns how many are
 // taken then, or 0.
@@ -129,6 +134,7 @@ func (c *core) wait(now int64, w *waiter) verdict {
 		}
 		if c.word.CompareAndSwap(word, word|waitingBit) {
 			c.ctl.spell(now, word>>doneShift)
+			c.load.easy.add(now, float64(admitted(word)-c.load.came))
 			break
 		}
 	}
@@ -137,7 +143,7 @@ func (c *core) wait(now int64, w *waiter) verdict {
 		w.since = now
 		c.q.push(w)
 	} else {
-		c.load.shed.add(now, 1)
+		c.lost(now, c.q.class(w.prio))
 		if c.q.n == 0 {
 			// The bit stays: all slots are taken, and the next completion
 			// clears it. Until then it lets the control see a full backend.
@@ -164,7 +170,7 @@ func (c *core) room(now int64, w *waiter) verdict {
 		c.drop(victim, evicted)
 	}
 	cl := c.q.class(w.prio)
-	latency, gap := c.latency(), c.gap(now)
+	latency, gap := c.unit(), c.gap(now)
 	ahead := float64(c.q.ahead(w.prio))
 	higher := 0.0
 	for _, o := range c.q.classes {
@@ -174,42 +180,24 @@ func (c *core) room(now int64, w *waiter) verdict {
 		higher += o.share
 	}
 	est := ahead * gap / max(1-higher, 0.02)
-	target, burst, interval := tightWait*latency, burstWait*latency, max(intervalWait*latency, minInterval)
+	bound := burstWait * latency
+	if shed := c.shed(now, cl); shed > 0 {
+		bound = min(bound, (tightWait+slackWait/shed)*latency)
+	}
 	if c.maxWait > 0 {
-		burst = min(burst, float64(c.maxWait))
-		target = min(target, burst)
-	}
-	// Standing overload of this class begins when the wait has been above
-	// target for a whole interval, and ends when nobody had to be refused for one.
-	if est <= target {
-		cl.above = 0
-	} else if cl.above == 0 {
-		cl.above = now
-	}
-	if !cl.over && cl.above != 0 && float64(now-cl.above) > interval {
-		cl.over = true
-	} else if cl.over && float64(now-cl.denied) > interval && cl.above == 0 {
-		cl.over = false
-	}
-	bound := burst
-	if cl.over {
-		bound = target
+		bound = min(bound, float64(c.maxWait))
 	}
 	if w.deadline != 0 {
-		// What can't be finished is not begun: leave time for a quick one.
-		bound = min(bound, float64(w.deadline-now)-latency/2)
+		// What can't be finished is not begun: leave time for it to run.
+		bound = min(bound, float64(w.deadline-now)-2*latency)
 		if bound <= 0 {
 			return tooLate
 		}
 	}
-	w.expires = now + int64(bound)
-	if cl.over {
-		w.expires += int64(bound)
-	}
+	w.expires = now + int64(1.5*bound)
 	if est <= bound || c.q.n < minQueue {
 		return pending
 	}
-	cl.denied = now
 	// Full. A tenant with fewer waiting than another takes the other's place.
 	if f := cl.flows[w.flow]; cl.n > 0 {
 		mine, most := 0, cl.longest()
@@ -222,6 +210,22 @@ func (c *core) room(now int64, w *waiter) verdict {
 		}
 	}
 	return refused
+}
+
+// lost notes that one of cl was refused.
+func (c *core) lost(now int64, cl *class) {
+	c.load.shed.add(now, 1)
+	cl.out.add(now, 1)
+}
+
+// shed is the share of a class that was refused lately. Those who were let in
+// without waiting count as let in, whatever their class: while that happens, there is room.
+func (c *core) shed(now int64, cl *class) float64 {
+	out := cl.out.value(now)
+	if out <= 1e-12 {
+		return 0
+	}
+	return out / (out + cl.in.value(now) + c.load.easy.value(now))
 }
 
 // drop takes w out of the queue without a slot.
@@ -243,8 +247,7 @@ func (c *core) sweep(now int64) {
 		}
 		for _, f := range cl.flows {
 			for f != nil && f.head != nil && f.head.expires < now {
-				cl.denied = now
-				c.load.shed.add(now, 1)
+				c.lost(now, cl)
 				c.drop(f.head, expired)
 			}
 		}
@@ -289,10 +292,9 @@ func (c *core) handOver(now, latency int64, word uint64) {
 // grant hands out free slots, and opens the fast path when nobody waits.
 func (c *core) grant(now int64) {
 	for c.q.n > 0 && int64(c.word.Load()&takenMask) < c.limit.Load() {
-		cl, w := c.q.pop()
+		cl, w := c.q.pop(func(cl *class) bool { return c.shed(now, cl) > newestAbove })
 		if w.expires < now {
-			cl.denied = now
-			c.load.shed.add(now, 1)
+			c.lost(now, cl)
 			w.verdict = expired
 			w.signal()
 			continue
@@ -301,12 +303,13 @@ func (c *core) grant(now int64) {
 			o.share *= 1 - shareWeight
 		}
 		cl.share += shareWeight
+		cl.in.add(now, 1)
 		c.word.Add(1)
 		w.verdict = granted
 		w.signal()
 	}
 	if c.q.n == 0 && int64(c.word.Load()&takenMask) < c.limit.Load() && c.word.Load()&waitingBit != 0 {
-		c.word.And(^uint64(waitingBit))
+		c.load.came = admitted(c.word.And(^uint64(waitingBit)))
 		c.ctl.rest(now)
 	}
 }
@@ -319,8 +322,7 @@ func (c *core) cancel(now int64, w *waiter, why verdict) verdict {
 		c.q.remove(w)
 		w.verdict = why
 		if why == expired {
-			c.q.class(w.prio).denied = now
-			c.load.shed.add(now, 1)
+			c.lost(now, c.q.class(w.prio))
 		}
 		c.grant(now)
 	}
@@ -342,6 +344,15 @@ func (c *core) latency() float64 {
 		return firstLatency
 	}
 	return c.load.latency
+}
+
+// unit is what bounds on waiting are measured in: what running takes, but
+// without the part of it that is waiting inside the backend.
+func (c *core) unit() float64 {
+	if c.ctl.baseN >= 20 {
+		return min(c.latency(), 1.5*c.ctl.base)
+	}
+	return c.latency()
 }
 
 // gap is the time between two completions while all slots are taken. By

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -64,14 +63,13 @@ func TestTheMoreImportantGoesFirst(t *testing.T) {
 		shed := degrade.MustNew(degrade.Config{Limit: 1})
 		release, err := shed.Acquire(t.Context(), degrade.Normal)
 		require.NoError(t, err)
-		order := make(chan degrade.Priority, 2)
+		order := make(chan degrade.Priority)
 		for _, p := range []degrade.Priority{degrade.Sheddable, degrade.Critical} {
 			go func() {
 				release, err := shed.Acquire(t.Context(), p)
 				if err == nil {
-					order <- p
-					time.Sleep(time.Millisecond)
 					release()
+					order <- p
 				}
 			}()
 			synctest.Wait()

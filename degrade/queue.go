@@ -42,14 +42,13 @@ type flow struct {
 
 // A class is one priority.
 type class struct {
-	prio   Priority
-	flows  [flows]*flow
-	turn   *flow // whose turn it is; nil when nobody waits
-	n      int
-	share  float64 // moving share of the slots given out that went to this class
-	over   bool    // in standing overload: see core.room
-	above  int64   // since when the wait has been above target; 0 when it is not
-	denied int64   // when one was refused last
+	prio  Priority
+	flows [flows]*flow
+	turn  *flow // whose turn it is; nil when nobody waits
+	n     int
+	share float64 // moving share of the slots given out that went to this class
+	in    rate    // given a slot after waiting
+	out   rate    // refused
 }
 
 // queue holds the waiters by priority. It is guarded by core.mu.
@@ -136,7 +135,7 @@ func (q *queue) remove(w *waiter) {
 
 // pop takes the next to be served: of the highest priority, of the tenant whose
 // turn it is, the oldest, or the newest when the class is in overload.
-func (q *queue) pop() (*class, *waiter) {
+func (q *queue) pop(newest func(*class) bool) (*class, *waiter) {
 	for _, c := range q.classes {
 		if c.n == 0 {
 			continue
@@ -144,7 +143,7 @@ func (q *queue) pop() (*class, *waiter) {
 		f := c.turn
 		c.turn = f.next
 		w := f.head
-		if c.over && newestFirst {
+		if newest(c) {
 			w = f.tail
 		}
 		q.remove(w)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sort"
+	"strings"
 	"testing"
 )
 
@@ -153,10 +154,6 @@ func (s *sim) arrive() {
 	}
 	if s.rng.IntN(50) == 0 {
 		t.limits = append(t.limits, float64(s.core.limit.Load()))
-		if s.trace {
-			fmt.Printf("%8.3f phase %d limit %d taken %d queued %d base %.1f ms (%.0f) lat %.1f r %.2f n %.0f trial %v\n", float64(s.now)/1e9, s.cur, s.core.limit.Load(), s.core.word.Load()&takenMask, s.core.q.n, s.core.ctl.base/1e6, s.core.ctl.baseN, s.core.latency()/1e6,
-				s.core.ctl.limit*s.core.ctl.t/max(s.core.ctl.n, 1)/s.core.ctl.base, s.core.ctl.n, s.core.ctl.trial)
-		}
 	}
 	q.work = s.r.draw(s.rng)
 	heap.Push(&s.h, event{at: s.now + s.patience, kind: 2, req: q})
@@ -271,7 +268,9 @@ func newCore(fixed int) *core {
 
 func simulate(r regime, fixed int, aware bool, seed uint64, phases ...phase) []*tally {
 	s := &sim{core: newCore(fixed), r: r, aware: aware, patience: 1e9, rng: rand.New(rand.NewPCG(seed, 1)), phases: phases}
-	s.trace = os.Getenv("TRACE") != ""
+	if os.Getenv("TRACE") != "" {
+		debugf = func(f string, a ...any) { fmt.Printf(f+"\n", a...) }
+	}
 	s.run()
 	return s.tallies
 }
@@ -285,19 +284,34 @@ var regimes = []regime{
 	{"4x250ms logn", 4, 250e6, 1},
 }
 
+// cell is one cell of the table, over several seeds.
+type cell struct{ good, crit, critC, p99, false_, late float64 }
+
+func measure(r regime, fixed int, aware bool, load float64, seed uint64) (c cell, ts []*tally) {
+	seconds := max(10, 1600/r.capacity())
+	ts = simulate(r, fixed, aware, seed, phase{20, 0.5, 0}, phase{seconds, load, 0})
+	a := ts[1]
+	capa := r.capacity() * seconds
+	c.good = 100 * float64(a.good) / min(float64(a.offered), capa)
+	c.crit = 100 * float64(a.critGood) / float64(a.critOffered)
+	c.critC = 100 * float64(a.critGood) / capa
+	c.p99 = a.quantile(.99)
+	c.false_ = float64(ts[0].refused)
+	c.late = 100 * float64(a.late) / float64(a.offered)
+	return
+}
+
 func TestTable(t *testing.T) {
 	if os.Getenv("TABLE") == "" {
 		t.Skip()
 	}
-	fixed := 0
+	fixed, seeds := 0, 5
 	fmt.Sscan(os.Getenv("FIXED"), &fixed)
+	fmt.Sscan(os.Getenv("SEEDS"), &seeds)
 	for _, r := range regimes {
-		if f := os.Getenv("REG"); f != "" && f != r.name {
+		if f := os.Getenv("REG"); f != "" && !strings.Contains(r.name, f) {
 			continue
 		}
-		// Uncontended.
-		u := simulate(regime{r.name, 10000, r.service, r.sigma}, 10000, false, 1, phase{5, 100. / r.capacity(), 0})
-		_ = u
 		for _, aware := range []bool{false, true} {
 			if aware && os.Getenv("AWARE") == "" {
 				continue
@@ -307,14 +321,18 @@ func TestTable(t *testing.T) {
 				if f := os.Getenv("LOAD"); f != "" && f != fmt.Sprint(load) {
 					continue
 				}
-				for seed := uint64(1); seed <= 3; seed++ {
-					ts := simulate(r, fixed, aware, seed, phase{20, 0.5, 0}, phase{10, load, 0})
-					a := ts[1]
-					capa := min(float64(a.offered), r.capacity()*10)
-					fmt.Printf("  %4.1fx seed %d good %5.1f%%  crit %5.1f%% (%5.1f%%C)  p50 %5.0f p99 %5.0f  refused %d/%d late %d, warm refused %d late %d; refuse wait %.1f ms, limit %v\n", load, seed,
-						100*float64(a.good)/capa, 100*float64(a.critGood)/float64(a.critOffered), 100*float64(a.critGood)/(r.capacity()*10),
-						a.quantile(.5), a.quantile(.99), a.refused, a.offered, a.late, ts[0].refused, ts[0].late, a.refusedWait/1e6/float64(max(a.refused, 1)), span(a.limits))
+				var good, crit, critC, p99, warm, late, lim []float64
+				refused := 0
+				for seed := 1; seed <= seeds; seed++ {
+					if f := os.Getenv("SEED"); f != "" && f != fmt.Sprint(seed) {
+						continue
+					}
+					c, ts := measure(r, fixed, aware, load, uint64(seed))
+					good, crit, critC, p99, warm, late = append(good, c.good), append(crit, c.crit), append(critC, c.critC), append(p99, c.p99), append(warm, c.false_), append(late, c.late)
+					lim = append(lim, ts[1].limits...)
+					refused += ts[1].refused
 				}
+				fmt.Printf("  %4.1fx good %s crit %s C %s p99 %s warm %s ref %d lim %s\n", load, span(good), span(crit), span(critC), span(p99), span(warm), refused/seeds, span(lim))
 			}
 		}
 	}
@@ -328,5 +346,5 @@ func span(v []float64) string {
 	for _, x := range v {
 		a, b, sum = min(a, x), max(b, x), sum+x
 	}
-	return fmt.Sprintf("%.0f..%.0f mean %.1f", a, b, sum/float64(len(v)))
+	return fmt.Sprintf("%.1f/%.1f/%.1f", a, sum/float64(len(v)), b)
 }
