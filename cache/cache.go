@@ -1,3 +1,323 @@
 // Package cache keeps HTTP responses as RFC 9111 allows, in front of a handler
-// or behind a client.
+// or behind a client, and values that are dear to load.
+//
+//	pages := cache.MustNew(cache.Config{MaxBytes: 256 << 20})
+//	http.ListenAndServe(":8080", pages.Handler(mux))        // a shared cache
+//	client := &http.Client{Transport: pages.Transport(nil)} // a private one
+//	pages.Purge(ctx, cache.Tag("product-42"))               // by URL, prefix or tag
+//
+// What may be kept, for how long and for whom, only the responses say: with
+// Cache-Control, CDN-Cache-Control, Expires, Vary and the rest of RFC 9111,
+// 5861 and 9213. A response that says nothing is not kept, unless Last-Modified
+// lets its life be guessed or Config.TTL gives it one. A response with
+// Set-Cookie is not kept, nor one to a request with Authorization, unless it
+// says so; so nobody gets another user's page. Cache-Status (RFC 9211) says
+// what was done and why.
+//
+// A request for what is not there calls the handler once, however many ask;
+// bodies stream to all of them while they are stored. A hit costs some hundred
+// nanoseconds and no allocation. Memory is bounded by [Config.MaxBytes], which
+// counts headers, keys and index too; what is asked for least per byte goes
+// first.
+//
+// It does not cache requests with a body, does not decode or compress, and
+// starts no goroutine but to revalidate in the background and to feed a slow
+// client, each bounded by a request.
+//
+// For data instead of responses there is the Loader.
 package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"math"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config configures a [Cache]. The zero value of every field is its default.
+type Config struct {
+	// Name labels the metrics; default "default".
+	Name string
+
+	// StatusName is what the cache calls itself in Cache-Status. Empty means
+	// Name if that is set, and else "Spillway".
+	StatusName string
+
+	// NoCacheStatus leaves Cache-Status out.
+	NoCacheStatus bool
+
+	// MaxBytes bounds the memory that stored responses take, with headers,
+	// keys and index. Zero means 64 MiB. Responses on their way may take as
+	// much as a quarter of it besides.
+	MaxBytes int64
+
+	// MaxBodyBytes is the largest body that is kept. Larger ones pass through
+	// without being held in memory. Zero means a sixteenth of MaxBytes.
+	MaxBodyBytes int64
+
+	// MaxVariants is how many responses to one URL are kept that differ by
+	// what their Vary names. Zero means 16.
+	MaxVariants int
+
+	// TTL is how long a response is fresh that does not say so itself, and
+	// whose status may be kept without saying so (200, 404 and others, see RFC
+	// 9110 §15.1). It goes before the guess from Last-Modified. Zero means
+	// that only this guess counts. TTLOf, if set, decides for each such
+	// response of any status; zero or less leaves it alone.
+	TTL   time.Duration
+	TTLOf func(status int, header http.Header) time.Duration
+
+	// StaleIfError and StaleWhileRevalidate are how long past its life a
+	// response may be used when the handler answers 500, 502, 503 or 504, and
+	// while a new one is fetched in the background (RFC 5861). A longer time
+	// that the response itself gives counts. Responses with no-cache,
+	// must-revalidate, proxy-revalidate or s-maxage are not affected (RFC 9111
+	// §4.2.4). Zero means as the response says.
+	StaleIfError, StaleWhileRevalidate time.Duration
+
+	// Targets lists the header fields that go before Cache-Control, the most
+	// specific first (RFC 9213); only a shared cache reads them. Nil means
+	// CDN-Cache-Control.
+	Targets []string
+
+	// Key says what tells one response from another.
+	Key KeyConfig
+
+	// Normalize maps the names of request header fields to what makes their
+	// values comparable when a Vary names them. Accept, Accept-Charset,
+	// Accept-Encoding and Accept-Language have one already: case and the order
+	// of equally wanted members make no difference.
+	Normalize map[string]Normalizer
+
+	// TagHeaders lists the response header fields that hold tags for [Tag],
+	// separated by spaces or commas. Nil means Cache-Tag and Surrogate-Key.
+	TagHeaders []string
+
+	// SetCookie says what becomes of responses with Set-Cookie. The zero value
+	// does not store them.
+	SetCookie CookiePolicy
+
+	// Shared makes Transport a shared cache, for a gateway whose users have
+	// one client between them. Handler always is one.
+	Shared bool
+
+	// IgnoreRequestDirectives makes the Cache-Control and Pragma of requests
+	// mean nothing, so that clients cannot reload past the cache.
+	IgnoreRequestDirectives bool
+
+	// Bypass says which GET and HEAD requests must not touch the cache. Nil
+	// means none.
+	Bypass func(*http.Request) bool
+
+	// NoCollapse makes every request for what is not stored call the handler,
+	// instead of waiting for the answer to another.
+	NoCollapse bool
+
+	// HitForMiss is for how long requests do not wait for one another after an
+	// answer that could not be shared. Zero means 10 s, negative never.
+	HitForMiss time.Duration
+
+	// FillTimeout is how long the handler may take until the header, when it
+	// is called for several requests; its context then ends. A revalidation in
+	// the background has as long for all of its response. Zero means 30 s,
+	// negative no limit.
+	FillTimeout time.Duration
+
+	// OnResult is called after each request with how it was answered, on the
+	// goroutine that answers. It must not keep the request.
+	OnResult func(*http.Request, Result)
+}
+
+// A CookiePolicy says what becomes of responses with Set-Cookie.
+type CookiePolicy int
+
+// The cookie policies of Config.SetCookie.
+const (
+	CookieRefuse CookiePolicy = iota // in a shared cache, not stored
+	CookieStrip                      // stored without Set-Cookie
+	CookieKeep                       // stored with it: every user gets the same cookie
+)
+
+// A Cache keeps responses. It is safe for concurrent use.
+type Cache struct {
+	cfg         Config
+	statusName  string
+	maxBody     int64
+	maxVariants int
+	hitForMiss  time.Duration
+	fillTimeout time.Duration
+	targets     []string
+	tagFields   []string
+	normal      normalizers
+	keys        keyMaker
+
+	base   time.Time // what all times in entries are relative to
+	policy *policy
+	budget atomic.Int64 // bytes that bodies on their way may still take
+	shards [shardCount]*shard
+
+	evicted    atomic.Uint64
+	panics     atomic.Uint64
+	failedOver atomic.Int64 // when a stale response last stood in for a failure, 0 never
+	fillTime   histogram
+	log        changeLog
+
+	life       context.Context // ends with Close
+	end        context.CancelFunc
+	background sync.WaitGroup
+	closing    sync.Mutex // protects closed, and orders background.Add before Wait
+	closed     bool
+}
+
+// New returns an empty Cache, or an error that names every field of cfg that
+// is not valid.
+func New(cfg Config) (*Cache, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = 64 << 20
+	}
+	c := &Cache{
+		cfg: cfg, base: time.Now(), policy: newPolicy(cfg.MaxBytes),
+		maxBody:     orDefault(cfg.MaxBodyBytes, cfg.MaxBytes/16),
+		maxVariants: orDefault(cfg.MaxVariants, 16),
+		hitForMiss:  orDefault(cfg.HitForMiss, 10*time.Second),
+		fillTimeout: orDefault(cfg.FillTimeout, 30*time.Second),
+		targets:     canonical(cfg.Targets, "Cdn-Cache-Control"),
+		tagFields:   canonical(cfg.TagHeaders, "Cache-Tag", "Surrogate-Key"),
+		normal:      normalizers{},
+	}
+	for name, f := range cfg.Normalize {
+		c.normal[http.CanonicalHeaderKey(name)] = f
+	}
+	c.keys.seed = maphash.MakeSeed()
+	c.keys.cfg = cfg.Key
+	c.keys.cfg.IgnoreQuery = slices.Clone(cfg.Key.IgnoreQuery)
+	c.keys.cfg.Headers = canonical(cfg.Key.Headers)
+	c.keys.cfg.Cookies = slices.Clone(cfg.Key.Cookies)
+	if !cfg.NoCacheStatus {
+		name := cfg.StatusName
+		if name == "" {
+			name = cfg.Name
+		}
+		if name == "" {
+			name = "Spillway"
+		}
+		c.statusName = statusName(name)
+	}
+	if c.cfg.Name == "" {
+		c.cfg.Name = "default"
+	}
+	c.budget.Store(max(cfg.MaxBytes/4, 2*c.maxBody))
+	for i := range c.shards {
+		c.shards[i] = newShard()
+	}
+	c.life, c.end = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// MustNew is like [New] but panics if cfg is not valid.
+func MustNew(cfg Config) *Cache {
+	c, err := New(cfg)
+	if err != nil {
+		panic(err)
+	}
+	return c
+}
+
+func (cfg *Config) validate() error {
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("cache: Config."+field+" "+format, args...))
+	}
+	if cfg.MaxBytes < 0 || cfg.MaxBytes > math.MaxInt64/4 || cfg.MaxBytes > 0 && cfg.MaxBytes < 64<<10 {
+		bad("MaxBytes", "is %d, must be 0 or at least 65536", cfg.MaxBytes)
+	}
+	limit := cfg.MaxBytes
+	if limit <= 0 {
+		limit = 64 << 20
+	}
+	if cfg.MaxBodyBytes < 0 || cfg.MaxBodyBytes > limit {
+		bad("MaxBodyBytes", "is %d, must not be negative or more than MaxBytes (%d)", cfg.MaxBodyBytes, limit)
+	}
+	if cfg.MaxVariants < 0 {
+		bad("MaxVariants", "is %d, must not be negative", cfg.MaxVariants)
+	}
+	for _, d := range []struct {
+		field string
+		d     time.Duration
+	}{{"TTL", cfg.TTL}, {"StaleIfError", cfg.StaleIfError}, {"StaleWhileRevalidate", cfg.StaleWhileRevalidate}} {
+		if d.d < 0 {
+			bad(d.field, "is %v, must not be negative", d.d)
+		}
+	}
+	for _, l := range []struct {
+		field string
+		names []string
+	}{{"Targets", cfg.Targets}, {"TagHeaders", cfg.TagHeaders}, {"Key.Headers", cfg.Key.Headers}} {
+		for _, name := range l.names {
+			if !isToken(name) {
+				bad(l.field, "has %q, which is not a field name", name)
+			}
+		}
+	}
+	for name, f := range cfg.Normalize {
+		if !isToken(name) || f == nil {
+			bad("Normalize", "has %q, which must be a field name with a function", name)
+		}
+	}
+	if cfg.SetCookie < CookieRefuse || cfg.SetCookie > CookieKeep {
+		bad("SetCookie", "is %d, must be one of the constants", cfg.SetCookie)
+	}
+	return errors.Join(errs...)
+}
+
+func orDefault[T int | int64 | time.Duration](v, def T) T {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+// canonical returns names in canonical form, or def if there are none.
+func canonical(names []string, def ...string) []string {
+	if names == nil {
+		return def
+	}
+	out := make([]string, len(names))
+	for i, name := range names {
+		out[i] = http.CanonicalHeaderKey(name)
+	}
+	return out
+}
+
+// now is the time since base, on the monotonic clock.
+func (c *Cache) now() time.Duration { return time.Since(c.base) }
+
+// targetsFor returns the targeted fields that a cache of this kind reads.
+func (c *Cache) targetsFor(shared bool) []string {
+	if shared {
+		return c.targets
+	}
+	return nil
+}
+
+// Close ends what runs in the background and waits for it. Requests are still
+// answered afterwards, but nothing is revalidated in the background. A Cache
+// that is not closed leaks nothing: what it started ends by itself within
+// Config.FillTimeout.
+func (c *Cache) Close() error {
+	c.closing.Lock()
+	c.closed = true
+	c.closing.Unlock()
+	c.end()
+	c.background.Wait()
+	return nil
+}

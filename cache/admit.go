@@ -1,0 +1,190 @@
+package cache
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// admit decides whether a response may be stored (RFC 9111 §3), and returns
+// the entry that it would be, its body still to come.
+func (f *flight) admit(status int, h, outer http.Header, d *directives, now time.Duration) (*entry, reason) {
+	c := f.c
+	if why := f.refuse(status, h, d); why != reasonNone {
+		return nil, why
+	}
+	names, any := varyNames(h["Vary"])
+	if any {
+		return nil, reasonVary
+	}
+	wall := c.wall(now)
+	date, ok := singleDate(h["Date"], wall)
+	if !ok {
+		date = wall.Truncate(time.Second) // RFC 9110 §6.6.1
+	}
+	e := &entry{
+		key: f.key, hash: f.hash, status: status, size: -1, total: -1,
+		date: date, requested: f.started, received: now,
+		age0: initialAge(h, date, wall, now-f.started),
+		vary: c.normal.varyOf(names, f.header),
+	}
+	explicit := false
+	e.life, explicit = lifetime(h, d, status, date, wall, f.shared)
+	if !explicit {
+		e.rules.heuristic = true
+		if ttl, ok := c.defaultTTL(f, status, h); ok {
+			e.life, e.rules.heuristic = ttl+e.age0, false
+			explicit = true
+		}
+	}
+	e.rules.shared = f.shared
+	e.fields = newFields(h, outer, d, f.shared, c.cfg.SetCookie == CookieKeep)
+	e.learn(d, wall)
+	if !ok {
+		e.fields = setField(e.fields, "Date", date.UTC().Format(http.TimeFormat))
+	}
+	e.tags = c.tagsOf(h)
+	switch {
+	case f.shared && f.cookie && !explicit && !d.public:
+		// An origin that says nothing answers a request with a cookie: too
+		// likely a page for one user.
+		return nil, reasonCookie
+	case !explicit && !d.public && !d.private && !heuristicStatus(status):
+		return nil, reasonStatus
+	case e.rules.noCache && !e.validates():
+		return nil, reasonNoFreshness
+	case e.life <= 0 && e.swr <= 0 && e.sie <= 0 && !e.validates():
+		return nil, reasonNoFreshness
+	}
+	if status == http.StatusPartialContent {
+		if why := e.takeRange(h); why != reasonNone {
+			return nil, why
+		}
+	}
+	size := contentLength(h, status)
+	if size > c.maxBody {
+		return nil, reasonTooLarge
+	}
+	e.size = size
+	e.live = newBody(size, c.maxBody, &c.budget)
+	return e, reasonNone
+}
+
+// refuse returns what forbids storing a response.
+func (f *flight) refuse(status int, h http.Header, d *directives) reason {
+	switch {
+	case status == http.StatusNotModified || status == http.StatusSwitchingProtocols || status < 200:
+		return reasonStatus
+	case status == http.StatusPartialContent && len(f.header["Range"]) == 0:
+		return reasonPartial
+	case status == http.StatusRequestedRangeNotSatisfiable:
+		return reasonPartial
+	case d.mustUnderstand && !understoodStatus(status):
+		return reasonUnderstand
+	case d.noStore && !d.mustUnderstand: // §5.2.2.3: must-understand lets no-store be ignored
+		return reasonNoStore
+	case d.private && f.shared:
+		return reasonPrivate
+	case f.auth && f.shared && !d.public && !d.mustRevalidate && !d.sMaxAge.set:
+		return reasonAuthorization // §3.5
+	case f.c.cfg.SetCookie == CookieRefuse && f.shared && (len(h["Set-Cookie"]) > 0 || len(h["Set-Cookie2"]) > 0):
+		return reasonSetCookie
+	case h["Content-Type"] != nil && strings.HasPrefix(strings.ToLower(strings.Join(h["Content-Type"], "")), "text/event-stream"):
+		return reasonTooLarge // it never ends
+	}
+	return reasonNone
+}
+
+// learn sets what e takes from its own header fields and from directives.
+func (e *entry) learn(d *directives, wall time.Time) {
+	e.etag, e.language, e.modified = "", "", time.Time{}
+	if v := e.field("Etag"); len(v) == 1 {
+		e.etag = v[0]
+	}
+	if v := e.field("Content-Language"); len(v) == 1 {
+		e.language = strings.ToLower(v[0])
+	}
+	if t, ok := singleDate(e.field("Last-Modified"), wall); ok {
+		e.modified = t
+	}
+	e.rules.noCache = d.noCache
+	e.rules.mustRevalidate = d.mustRevalidate || e.rules.shared && d.proxyRevalidate
+	e.swr, e.sie = d.staleWhileRevalidate.value(), d.staleIfEr.value()
+	if e.rules.mustRevalidate || e.rules.noCache {
+		e.swr, e.sie = 0, 0
+	} else if e.rules.shared && d.sMaxAge.set {
+		// s-maxage implies proxy-revalidate (§5.2.2.10). What the origin says
+		// about stale responses in so many words goes before what is implied;
+		// what the configuration says doesn't.
+		e.rules.mustRevalidate = true
+	}
+}
+
+// clone returns a copy of e that is not in the cache.
+func (e *entry) clone() *entry {
+	return &entry{
+		key: e.key, hash: e.hash, status: e.status, fields: e.fields, trailer: e.trailer,
+		data: e.data, size: e.size, live: e.live, part: e.part, start: e.start, total: e.total,
+		vary: e.vary, tags: e.tags, etag: e.etag, language: e.language, date: e.date,
+		modified: e.modified, requested: e.requested, received: e.received, age0: e.age0,
+		life: e.life, swr: e.swr, sie: e.sie, rules: e.rules,
+	}
+}
+
+// staleIfError reports whether e may be used although it is stale, when the
+// origin has failed (RFC 5861 §4, RFC 9111 §4.2.4).
+func (c *Cache) staleIfError(e *entry, now time.Duration) bool {
+	past := e.staleness(now)
+	if e.rules.noCache {
+		return false
+	}
+	return past <= 0 || past <= e.sie || !e.rules.mustRevalidate && past <= c.cfg.StaleIfError
+}
+
+// staleWhileRevalidate reports whether e may be used although it is stale,
+// while a new one is fetched (RFC 5861 §3).
+func (c *Cache) staleWhileRevalidate(e *entry, now time.Duration) bool {
+	past := e.staleness(now)
+	if e.rules.noCache {
+		return false
+	}
+	return past <= e.swr || !e.rules.mustRevalidate && past <= c.cfg.StaleWhileRevalidate
+}
+
+// defaultTTL is how long a response is fresh that does not say so itself.
+func (c *Cache) defaultTTL(f *flight, status int, h http.Header) (time.Duration, bool) {
+	if c.cfg.TTLOf != nil {
+		ttl := c.cfg.TTLOf(status, h)
+		return ttl, ttl > 0
+	}
+	return c.cfg.TTL, c.cfg.TTL > 0 && heuristicStatus(status)
+}
+
+func (c *Cache) tagsOf(h http.Header) []string {
+	var tags []string
+	for _, name := range c.tagFields {
+		tags = append(tags, splitTags(h[name])...)
+	}
+	slices.Sort(tags)
+	return slices.Compact(tags)
+}
+
+// contentLength returns the announced length of a body, -1 if there is none.
+func contentLength(h http.Header, status int) int64 {
+	if !bodyAllowed(status) {
+		return 0
+	}
+	v := h["Content-Length"]
+	if len(v) == 0 {
+		return -1
+	}
+	n, err := strconv.ParseInt(strings.Trim(v[0], " \t"), 10, 64)
+	if err != nil || n < 0 {
+		return -1
+	}
+	return n
+}
+
+func formatInt(n int64) string { return strconv.FormatInt(n, 10) }

@@ -1,0 +1,344 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	firstChunk = 4 << 10
+	chunkSize  = 64 << 10
+
+	// overflowWindow is how far the writer of a body that is not kept may be
+	// ahead of its slowest reader.
+	overflowWindow = 256 << 10
+)
+
+var (
+	errAborted  = errors.New("cache: the response broke off")
+	errNoReader = errors.New("cache: nobody reads the response any more")
+)
+
+// A body is that of a response on its way: one writer, any number of readers,
+// each at its own pace. Bytes stay until the body is kept as a whole. If it
+// turns out not to be (it overflows), bytes go as soon as every reader has had
+// them, and the writer waits for the slowest.
+type body struct {
+	limit  int64         // overflows beyond this
+	budget *atomic.Int64 // bytes that all bodies on their way may still take
+
+	// mu protects what follows.
+	mu       sync.Mutex
+	chunks   [][]byte // all but the last are full; bytes once written never change
+	dropped  int      // how many chunks are gone from the front
+	size     int64    // bytes written
+	held     int64    // bytes taken from budget
+	hint     int64    // bytes still expected, or -1
+	overflow bool
+	done     bool
+	err      error // why it broke off, when done
+	readers  map[*bodyReader]struct{}
+	grown    chan struct{} // closed when there is more to read; made by who waits
+	room     chan struct{} // closed when a reader has moved; made by the writer
+}
+
+// newBody returns a body of which size bytes are announced, -1 for unknown.
+func newBody(size, limit int64, budget *atomic.Int64) *body {
+	return &body{limit: limit, budget: budget, hint: size, readers: map[*bodyReader]struct{}{}}
+}
+
+// write appends p. It blocks only once the body has overflowed.
+func (b *body) write(ctx context.Context, p []byte) (int, error) {
+	n := 0
+	for len(p) > 0 {
+		buf, err := b.space(ctx)
+		if err != nil {
+			return n, err
+		}
+		k := copy(buf, p)
+		b.commit(k)
+		n, p = n+k, p[k:]
+	}
+	return n, nil
+}
+
+// readFrom appends what r holds without a buffer of its own.
+func (b *body) readFrom(ctx context.Context, r io.Reader) (n int64, err error) {
+	for {
+		buf, err := b.space(ctx)
+		if err != nil {
+			return n, err
+		}
+		k, err := r.Read(buf)
+		if k > 0 {
+			b.commit(k)
+			n += int64(k)
+		}
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+// space returns room to write into, which commit then makes part of the body.
+func (b *body) space(ctx context.Context) ([]byte, error) {
+	b.mu.Lock()
+	for b.overflow && b.lagLocked() >= overflowWindow {
+		if len(b.readers) == 0 {
+			b.mu.Unlock()
+			return nil, errNoReader
+		}
+		if b.room == nil {
+			b.room = make(chan struct{})
+		}
+		room := b.room
+		b.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		b.mu.Lock()
+	}
+	defer b.mu.Unlock()
+	if len(b.chunks) > 0 {
+		if c := b.chunks[len(b.chunks)-1]; len(c) < cap(c) {
+			return c[len(c):cap(c)], nil
+		}
+	}
+	c := make([]byte, 0, b.nextChunkLocked())
+	b.chunks = append(b.chunks, c)
+	b.takeLocked(int64(cap(c)))
+	return c[:cap(c)], nil
+}
+
+// nextChunkLocked sizes the next chunk: exactly, if the rest is announced.
+func (b *body) nextChunkLocked() int64 {
+	if b.hint > 0 {
+		return min(b.hint, chunkSize)
+	}
+	return min(max(b.size, firstChunk), chunkSize)
+}
+
+// takeLocked counts n bytes, and gives up keeping the body if all bodies on
+// their way together hold too much.
+func (b *body) takeLocked(n int64) {
+	b.held += n
+	if b.budget.Add(-n) < 0 {
+		b.overflow = true
+	}
+}
+
+func (b *body) commit(n int) {
+	b.mu.Lock()
+	last := len(b.chunks) - 1
+	c := b.chunks[last]
+	b.chunks[last] = c[:len(c)+n]
+	b.size += int64(n)
+	if b.hint > 0 {
+		b.hint -= int64(n)
+	}
+	if b.size > b.limit {
+		b.overflow = true
+	}
+	b.wakeLocked()
+	b.mu.Unlock()
+}
+
+// finish ends the body. A nil err says that it is whole.
+func (b *body) finish(err error) {
+	b.mu.Lock()
+	if !b.done {
+		b.done, b.err = true, err
+		b.wakeLocked()
+	}
+	b.mu.Unlock()
+}
+
+// release gives the budget back. The bytes live on while somebody reads them.
+func (b *body) release() {
+	b.mu.Lock()
+	b.budget.Add(b.held)
+	b.held = 0
+	b.mu.Unlock()
+}
+
+func (b *body) wakeLocked() {
+	if b.grown != nil {
+		close(b.grown)
+		b.grown = nil
+	}
+}
+
+// whole reports whether the body has all its bytes and may be kept.
+func (b *body) whole() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.done && b.err == nil && !b.overflow
+}
+
+func (b *body) overflowed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.overflow
+}
+
+func (b *body) length() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.size
+}
+
+// sealed returns the bytes of a whole body without spare room.
+func (b *body) sealed() [][]byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.size == 0:
+		return nil
+	case b.size <= chunkSize && (len(b.chunks) > 1 || cap(b.chunks[0]) > int(b.size)):
+		p := make([]byte, 0, b.size)
+		for _, c := range b.chunks {
+			p = append(p, c...)
+		}
+		return [][]byte{p}
+	}
+	out := make([][]byte, len(b.chunks))
+	copy(out, b.chunks)
+	last := len(out) - 1
+	if c := out[last]; len(c) == 0 {
+		out = out[:last:last]
+	} else if len(c) < cap(c) {
+		out[last] = append(make([]byte, 0, len(c)), c...)
+	}
+	return out
+}
+
+// lagLocked is how far the slowest reader is behind.
+func (b *body) lagLocked() int64 {
+	lag := int64(0)
+	if len(b.readers) == 0 {
+		return overflowWindow
+	}
+	for r := range b.readers {
+		lag = max(lag, b.size-r.pos)
+	}
+	return lag
+}
+
+// trimLocked drops the chunks that every reader has left behind.
+func (b *body) trimLocked() {
+	if !b.overflow {
+		return
+	}
+	lowest := b.dropped + len(b.chunks)
+	for r := range b.readers {
+		lowest = min(lowest, r.chunk)
+	}
+	for b.dropped < lowest && len(b.chunks) > 1 {
+		n := int64(cap(b.chunks[0]))
+		b.held -= n
+		b.budget.Add(n)
+		b.chunks[0] = nil
+		b.chunks = b.chunks[1:]
+		b.dropped++
+	}
+	if b.room != nil {
+		close(b.room)
+		b.room = nil
+	}
+}
+
+// A bodyReader reads a body from its start.
+type bodyReader struct {
+	b     *body
+	chunk int   // absolute number of the chunk it is in
+	off   int   // in that chunk
+	pos   int64 // bytes it is done with
+	given int64 // bytes it has, and is not done with
+}
+
+// reader returns a new reader, or nil if the start is already gone.
+func (b *body) reader() *bodyReader {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.overflow && b.size > 0 {
+		return nil
+	}
+	r := &bodyReader{b: b}
+	b.readers[r] = struct{}{}
+	return r
+}
+
+// next returns the next bytes, which must not be changed and are valid until
+// the next call. At the end it returns io.EOF, or why the body broke off.
+func (r *bodyReader) next(ctx context.Context) ([]byte, error) {
+	b := r.b
+	b.mu.Lock()
+	r.pos += r.given
+	r.given = 0
+	for {
+		if i := r.chunk - b.dropped; i < len(b.chunks) {
+			c := b.chunks[i]
+			if r.off < len(c) {
+				p := c[r.off:]
+				r.off, r.given = len(c), int64(len(p))
+				b.trimLocked()
+				b.mu.Unlock()
+				return p, nil
+			}
+			if i < len(b.chunks)-1 {
+				r.chunk++
+				r.off = 0
+				continue
+			}
+		}
+		b.trimLocked()
+		if b.done {
+			err := b.err
+			b.mu.Unlock()
+			if err == nil {
+				err = io.EOF
+			}
+			return nil, err
+		}
+		if b.grown == nil {
+			b.grown = make(chan struct{})
+		}
+		grown := b.grown
+		b.mu.Unlock()
+		select {
+		case <-grown:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		b.mu.Lock()
+	}
+}
+
+// caughtUp reports whether the reader has had every byte there is so far.
+func (r *bodyReader) caughtUp() bool {
+	r.b.mu.Lock()
+	defer r.b.mu.Unlock()
+	return r.pos+r.given == r.b.size
+}
+
+func (r *bodyReader) close() {
+	r.b.mu.Lock()
+	delete(r.b.readers, r)
+	r.b.trimLocked()
+	r.b.mu.Unlock()
+}
+
+// nudge wakes the readers although there is nothing new, so that they flush.
+func (b *body) nudge() {
+	b.mu.Lock()
+	b.wakeLocked()
+	b.mu.Unlock()
+}

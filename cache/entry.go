@@ -1,0 +1,279 @@
+package cache
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unsafe"
+)
+
+// An entry is a stored response. What it says never changes: an update makes a
+// new one that shares the body. Times are measured from Cache.base, on the
+// monotonic clock, so that setting the clock makes nothing fresh.
+type entry struct {
+	key  string
+	hash uint64
+
+	chain *entry // the next variant of the same key; protected by the shard
+
+	// Protected by the policy.
+	prev, next *entry
+	cost       int64
+	seg        segment
+
+	status  int
+	fields  []field
+	trailer []field
+	data    [][]byte // the whole body; nil while live is still growing
+	size    int64
+	live    *body
+
+	// part says which bytes data holds if it isn't all of the
+	// representation: those from start on, of total (-1 if unknown).
+	part  bool
+	start int64
+	total int64
+
+	vary      []varyField
+	tags      []string
+	etag      string
+	language  string
+	date      time.Time     // of the Date field
+	modified  time.Time     // of the Last-Modified field, or zero
+	requested time.Duration // when the request for it was sent
+	received  time.Duration // when its header came
+	age0      time.Duration // corrected_initial_age at received
+	life      time.Duration // freshness_lifetime
+	swr, sie  time.Duration // how long past its life it may be used while, and if
+	rules     rules
+
+	// softened is when a soft purge made it stale, 0 if none did.
+	softened atomic.Int64
+	// gone says that it was purged or replaced: a revalidation must not bring
+	// it back.
+	gone       atomic.Bool
+	refreshing atomic.Bool // a revalidation in the background is on its way
+	stamp      atomic.Pointer[stamp]
+}
+
+// rules are what an entry's directives say about its reuse.
+type rules struct {
+	noCache        bool // only after validation
+	mustRevalidate bool // never stale, for this kind of cache
+	heuristic      bool // its life is a guess
+	shared         bool // it is in a shared cache
+}
+
+// A field is a header field of an entry. The values are shared with every
+// response made from it, so they have no spare capacity.
+type field struct {
+	name   string
+	values []string
+	add    bool // the handler added to what outer layers had set
+}
+
+// A stamp is the part of an entry's header that changes every second.
+type stamp struct {
+	age    int64
+	ageSet []string
+	status []string // Cache-Status, with what the entry had of it in front
+}
+
+const (
+	entryOverhead = int64(unsafe.Sizeof(entry{})) + 64 // its slot in the map, twice over, and a stamp
+	fieldOverhead = int64(unsafe.Sizeof(field{})) + 16
+	tagOverhead   = 80
+)
+
+// weigh sets the cost of e, all that it keeps in memory.
+func (e *entry) weigh() {
+	n := entryOverhead + int64(len(e.key)) + int64(unsafe.Sizeof(stamp{})) + 96
+	for _, fs := range [][]field{e.fields, e.trailer} {
+		for _, f := range fs {
+			n += fieldOverhead + int64(len(f.name))
+			for _, v := range f.values {
+				n += int64(len(v)) + 16
+			}
+		}
+	}
+	for _, c := range e.data {
+		n += int64(cap(c)) + 24
+	}
+	for _, v := range e.vary {
+		n += int64(unsafe.Sizeof(v)) + int64(len(v.name)+len(v.norm))
+		for _, s := range v.lines {
+			n += int64(len(s)) + 16
+		}
+	}
+	for _, t := range e.tags {
+		n += int64(len(t)) + tagOverhead
+	}
+	e.cost = n + n/16 // size classes of the allocator
+}
+
+// age is current_age (RFC 9111 §4.2.3).
+func (e *entry) age(now time.Duration) time.Duration { return e.age0 + now - e.received }
+
+// staleness is how long e has been stale, negative or 0 if it is fresh still.
+func (e *entry) staleness(now time.Duration) time.Duration {
+	past := e.age(now) - e.life
+	if past == 0 {
+		past = 1 // fresh means that the life is greater than the age (§4.2)
+	}
+	if s := e.softened.Load(); s != 0 {
+		past = max(past, now-time.Duration(s)+1)
+	}
+	return past
+}
+
+// field returns the values of a header field.
+func (e *entry) field(name string) []string {
+	for i := range e.fields {
+		if e.fields[i].name == name {
+			return e.fields[i].values
+		}
+	}
+	return nil
+}
+
+// validates reports whether e can be validated with the origin.
+func (e *entry) validates() bool {
+	return e.etag != "" || len(e.field("Last-Modified")) > 0
+}
+
+// strong reports whether e has a validator that is equal only for equal bytes
+// (RFC 9110 §8.8.1): a strong entity-tag, or a Last-Modified a minute older
+// than the Date (§8.8.2.2).
+func (e *entry) strong() bool {
+	if e.etag != "" {
+		return e.etag[0] == '"'
+	}
+	return !e.modified.IsZero() && e.date.Sub(e.modified) >= time.Minute
+}
+
+// header returns the fields of e as a new http.Header.
+func (e *entry) header() http.Header {
+	h := make(http.Header, len(e.fields)+4)
+	for _, f := range e.fields {
+		h[f.name] = f.values
+	}
+	return h
+}
+
+// putHeader writes the fields of e to h, which may hold fields that outer
+// layers have set.
+func (e *entry) putHeader(h http.Header) {
+	for i := range e.fields {
+		f := &e.fields[i]
+		if f.add || listField(f.name) {
+			if outer := h[f.name]; len(outer) > 0 {
+				h[f.name] = append(slices.Clip(outer), f.values...)
+				continue
+			}
+		}
+		h[f.name] = f.values
+	}
+}
+
+// listField reports whether layers add to a field instead of replacing it.
+func listField(name string) bool {
+	switch name {
+	case "Vary", "Link", "Server-Timing", "Via", "Set-Cookie":
+		return true
+	}
+	return false
+}
+
+// stampAt returns the fields of e that change, for now.
+func (e *entry) stampAt(now time.Duration, name string) *stamp {
+	age := int64(e.age(now) / time.Second)
+	if s := e.stamp.Load(); s != nil && s.age == age {
+		return s
+	}
+	s := &stamp{age: age, ageSet: []string{strconv.FormatInt(age, 10)}}
+	if name != "" {
+		line := name + "; hit; ttl=" + strconv.FormatInt(int64((e.life-e.age(now))/time.Second), 10)
+		s.status = appendStatus(e.field("Cache-Status"), line)
+	}
+	e.stamp.Store(s)
+	return s
+}
+
+// newFields takes from h what may be stored: not what belongs to the
+// connection (RFC 9111 §3.1), not what outer layers had set, and not what the
+// directives forbid. The order of h's values is kept.
+func newFields(h, outer http.Header, d *directives, shared, cookies bool) []field {
+	named := connectionFields(h["Connection"])
+	names := make([]string, 0, len(h))
+	for name := range h {
+		switch {
+		case hopByHop(name), slices.Contains(named, name), ownField(name):
+		case slices.Contains(d.noCacheFields, name):
+		case shared && slices.Contains(d.privateFields, name):
+		case strings.HasPrefix(name, http.TrailerPrefix):
+		case !cookies && (name == "Set-Cookie" || name == "Set-Cookie2"):
+		default:
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	fields := make([]field, 0, len(names)+2)
+	for _, name := range names {
+		values, added := h[name], false
+		if before := outer[name]; len(before) > 0 {
+			if slices.Equal(values, before) {
+				continue
+			}
+			if len(values) > len(before) && slices.Equal(values[:len(before)], before) {
+				values, added = values[len(before):], true
+			}
+		}
+		if len(values) == 0 {
+			continue
+		}
+		fields = append(fields, field{name: name, values: slices.Clip(slices.Clone(values)), add: added})
+	}
+	return slices.Clip(fields)
+}
+
+// hopByHop reports whether a field is about one connection, even if Connection
+// does not name it.
+func hopByHop(name string) bool {
+	switch name {
+	case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate",
+		"Proxy-Authentication-Info", "Proxy-Authorization", "Te", "Transfer-Encoding",
+		"Upgrade", "Trailer":
+		return true
+	}
+	return false
+}
+
+// ownField reports whether a field is made anew for every response, or is
+// about one request alone.
+func ownField(name string) bool {
+	switch name {
+	case "Age", "Ratelimit", "Ratelimit-Policy":
+		return true
+	}
+	return strings.HasPrefix(name, "Spillway-")
+}
+
+func connectionFields(lines []string) []string {
+	if len(lines) == 0 {
+		return nil
+	}
+	return fieldNames(strings.Join(lines, ","))
+}
+
+func setField(fields []field, name string, values ...string) []field {
+	for i := range fields {
+		if fields[i].name == name {
+			fields[i].values = values
+			return fields
+		}
+	}
+	return append(fields, field{name: name, values: values})
+}

@@ -1,0 +1,315 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+)
+
+var (
+	errNobodyLeft  = errors.New("cache: every client that waited for this response has gone")
+	errFillTimeout = errors.New("cache: no response within Config.FillTimeout")
+
+	// ErrClosed is why the context of a revalidation in the background ended
+	// when the Cache was closed.
+	ErrClosed = errors.New("cache: closed")
+)
+
+// A flight is one call of the origin, and those who wait for it. Its leader
+// makes the call; followers wait for the header and then share the body, or
+// are released to make calls of their own.
+type flight struct {
+	c          *Cache
+	shard      *shard
+	key        string
+	hash       uint64
+	shared     bool
+	method     string
+	header     http.Header // of the leader's request: what Vary selects by
+	auth       bool        // the leader's request carries Authorization
+	cookie     bool
+	strict     bool // the leader does not take what is stale
+	stale      *entry
+	asked      bool // the request was made conditional on stale
+	background bool // nobody waits for it
+
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	timer   *time.Timer
+	started time.Duration
+
+	// Protected by the shard.
+	joinable bool
+	refs     int
+	doomed   bool     // a purge came: keep nothing
+	deadTags []string // tags purged meanwhile
+
+	ready chan struct{} // closed when what follows is set
+	share *entry        // what followers may answer from, if it suits them
+	free  bool          // no answer for followers: call the origin yourselves; otherwise try again
+	err   error         // what a client's call has failed with, for all who wait
+
+	entry *entry // the response on its way, if it is kept
+	why   reason // why it isn't
+}
+
+// newFlight returns a flight for a request. The call outlives ctx, as long as
+// somebody waits for it.
+func (c *Cache) newFlight(ctx context.Context, r *http.Request, l *lookup, key string, hash uint64, shared bool, stale *entry) *flight {
+	f := &flight{
+		c: c, shard: c.shard(hash), key: key, hash: hash, shared: shared, method: r.Method,
+		header: r.Header, auth: l.authorized, cookie: len(r.Header["Cookie"]) > 0,
+		strict: l.cc.noCache || l.cc.maxAge >= 0 || l.cc.minFresh >= 0,
+		stale:  stale, started: c.now(), refs: 1, ready: make(chan struct{}),
+	}
+	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	if c.fillTimeout > 0 {
+		f.timer = time.AfterFunc(c.fillTimeout, func() { f.cancel(errFillTimeout) })
+	}
+	return f
+}
+
+// join returns a flight that the request can follow, or starts f, which make
+// returns, with the request as its leader.
+func (c *Cache) join(hash uint64, key string, h http.Header, plain bool, make func() *flight) (f *flight, lead bool) {
+	s := c.shard(hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wait := plain && !c.cfg.NoCollapse
+	if until, ok := s.unfit.Peek(hash); ok && wait {
+		if c.now() < until {
+			wait = false
+		} else {
+			s.unfit.Remove(hash)
+		}
+	}
+	if wait {
+		for _, f := range s.flights[hash] {
+			if f.joinable && f.key == key && !f.doomed && f.suits(h) {
+				f.refs++
+				return f, false
+			}
+		}
+	}
+	f = make()
+	f.joinable = wait
+	s.flights[hash] = append(s.flights[hash], f)
+	return f, true
+}
+
+// suits reports whether a request may have use of f's answer: as far as is
+// known what differs does not matter. The shard is locked.
+func (f *flight) suits(h http.Header) bool {
+	e := f.entry
+	if e == nil {
+		e = f.stale
+	}
+	return e == nil || len(e.vary) == 0 || slices.EqualFunc(e.vary, e.vary, func(v, _ varyField) bool {
+		return slices.Equal(h[v.name], f.header[v.name])
+	})
+}
+
+// leave takes one that waits out. When nobody is left the call is cancelled.
+func (f *flight) leave() {
+	f.shard.mu.Lock()
+	f.refs--
+	last := f.refs == 0
+	if last {
+		f.joinable = false
+	}
+	f.shard.mu.Unlock()
+	if last {
+		f.cancel(errNobodyLeft)
+	}
+}
+
+// wait waits for the header of f's response.
+func (f *flight) wait(ctx context.Context) error {
+	select {
+	case <-f.ready:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// An action says what the leader does with the header it got.
+type action uint8
+
+const (
+	actPass  action = iota // hand the response on, keep nothing
+	actKeep                // hand it on, and write its body to f.entry.live
+	actReply               // forget it, and answer from the returned entry
+)
+
+// respond decides what becomes of the response that has begun. It is called
+// once, by the leader.
+func (f *flight) respond(status int, h, outer http.Header) (action, *entry, Result, reason) {
+	if f.timer != nil && !f.background {
+		f.timer.Stop()
+	}
+	c := f.c
+	now := c.now()
+	if f.ctx.Err() != nil {
+		f.settle(nil, false)
+		return actPass, nil, Failed, reasonClientGone
+	}
+	if f.asked && status == http.StatusNotModified {
+		e := f.freshen(h, outer, now)
+		f.settle(e, e.staleness(now) > 0 || e.rules.noCache)
+		return actReply, e, Revalidated, reasonNone
+	}
+	if f.stale != nil && serverError(status) && !f.strict && c.staleIfError(f.stale, now) {
+		c.failedOver.Store(max(1, int64(now)))
+		f.settle(f.stale, false)
+		return actReply, f.stale, Stale, reasonNone
+	}
+	d := responseDirectives(h, c.targetsFor(f.shared))
+	e, why := f.admit(status, h, outer, &d, now)
+	if why != reasonNone {
+		f.why = why
+		f.markUnfit(status, now)
+		f.settle(nil, true)
+		if f.stale != nil && status < 500 {
+			c.discard(f.stale) // the origin has something else now
+		}
+		return actPass, nil, resultOf(why), why
+	}
+	f.shard.mu.Lock()
+	f.entry = e
+	f.shard.mu.Unlock()
+	if e.staleness(now) > 0 || e.rules.noCache || e.part {
+		f.markUnfit(status, now)
+		f.settle(nil, true)
+	} else {
+		f.settle(e, false)
+	}
+	return actKeep, e, Miss, reasonNone
+}
+
+func resultOf(why reason) Result {
+	switch why {
+	case reasonNoFreshness, reasonTooLarge, reasonStatus:
+		return Miss
+	}
+	return Bypass
+}
+
+func serverError(status int) bool {
+	switch status {
+	case 500, 502, 503, 504:
+		return true
+	}
+	return false
+}
+
+// markUnfit remembers that waiting for this key's answers is in vain: for some
+// seconds, or for one if the origin has failed.
+func (f *flight) markUnfit(status int, now time.Duration) {
+	d := f.c.hitForMiss
+	if status >= 500 {
+		d = min(d, time.Second)
+	}
+	if d > 0 && f.method == http.MethodGet {
+		f.shard.setUnfit(f.hash, now+d)
+	}
+}
+
+// settle tells the followers what they can do, and lets no more in unless they
+// can share.
+func (f *flight) settle(share *entry, free bool) {
+	f.shard.mu.Lock()
+	f.share, f.free = share, free
+	if free || share == nil || share.live == nil {
+		f.joinable = false
+	}
+	f.shard.mu.Unlock()
+	close(f.ready)
+}
+
+// settled reports whether respond has been called.
+func (f *flight) settled() bool {
+	select {
+	case <-f.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// end ends the flight. With a nil err the response is whole, and is stored if
+// nothing speaks against it.
+func (f *flight) end(err error, trailer []field) {
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+	if !f.settled() {
+		f.settle(nil, false)
+	}
+	var kept *entry
+	e := f.entry
+	if e != nil {
+		if err == nil && e.size >= 0 && e.live.length() != e.size {
+			err = errAborted
+		}
+		e.live.finish(err)
+		if e.live.whole() {
+			kept = f.sealed(e, trailer)
+		}
+	}
+	f.shard.mu.Lock()
+	f.dropLocked()
+	if kept != nil && (f.doomed || slices.ContainsFunc(kept.tags, func(t string) bool { return slices.Contains(f.deadTags, t) })) {
+		kept, f.why = nil, reasonPurged
+	}
+	var removed []*entry
+	if kept != nil {
+		removed = f.shard.replaceLocked(f.c, kept, f.header)
+	}
+	f.shard.mu.Unlock()
+	if kept != nil {
+		f.c.account(kept, removed)
+	}
+	if e != nil {
+		e.live.release()
+	}
+}
+
+func (f *flight) dropLocked() {
+	f.joinable = false
+	flights := f.shard.flights[f.hash]
+	if i := slices.Index(flights, f); i >= 0 {
+		flights = slices.Delete(flights, i, i+1)
+	}
+	if len(flights) == 0 {
+		delete(f.shard.flights, f.hash)
+	} else {
+		f.shard.flights[f.hash] = flights
+	}
+}
+
+// sealed returns e with its whole body, to be stored.
+func (f *flight) sealed(e *entry, trailer []field) *entry {
+	k := e.clone()
+	k.live = nil
+	k.data = e.live.sealed()
+	k.size = e.live.length()
+	k.trailer = trailer
+	if f.sniff() && k.size > 0 && k.field("Content-Type") == nil && k.field("Content-Encoding") == nil {
+		k.fields = setField(slices.Clone(k.fields), "Content-Type", http.DetectContentType(k.data[0]))
+	}
+	if k.field("Content-Length") == nil && len(trailer) == 0 && bodyAllowed(k.status) {
+		k.fields = setField(slices.Clone(k.fields), "Content-Length", formatInt(k.size))
+	}
+	k.weigh()
+	return k
+}
+
+// sniff reports whether the server would guess a missing Content-Type.
+func (f *flight) sniff() bool { return f.key[0] == realmHandler }
+
+func bodyAllowed(status int) bool {
+	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
+}

@@ -1,0 +1,252 @@
+package cache
+
+import (
+	"hash/maphash"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+)
+
+// KeyConfig says what besides scheme, host, path and query tells one response
+// from another. What a response's Vary names always does.
+type KeyConfig struct {
+	// IgnoreQuery lists query parameters that make no difference; a name may
+	// end in "*" ("utm_*"). "*" alone ignores the whole query.
+	IgnoreQuery []string
+
+	// SortQuery makes the order of query parameters make no difference.
+	SortQuery bool
+
+	// Headers and Cookies list request header fields and cookies whose values
+	// make a difference.
+	Headers, Cookies []string
+
+	// Partition names a part of the cache that a request belongs to, for
+	// example its tenant. Two parts share nothing. Nil means one part.
+	Partition func(*http.Request) string
+}
+
+// Requests of these realms never share an entry: what a handler has answered,
+// and what an upstream has answered to a private or to a shared cache.
+const (
+	realmHandler = 'h'
+	realmPrivate = 'p'
+	realmShared  = 's'
+)
+
+// keyMaker builds keys. A key is
+//
+//	realm scheme "://" host path ["?" query] ["\x00" extra]
+//
+// where extra holds what KeyConfig adds, and the header fields of the request
+// by which frameworks let a client change what it asks for. These are not in
+// any Vary, so they would poison the entry of all who do not send them.
+type keyMaker struct {
+	cfg    KeyConfig
+	seed   maphash.Seed
+	extras atomic.Bool // a key with an extra part has been made
+}
+
+// appendKey appends the key of r to b, which does not allocate if b has room.
+func (m *keyMaker) appendKey(b []byte, r *http.Request, realm byte, guard *guardFields) []byte {
+	b = append(b, realm)
+	scheme, host := requestOrigin(r, realm)
+	b = append(b, scheme...)
+	b = append(b, "://"...)
+	b = appendHost(b, host, scheme)
+	b = m.appendTarget(b, r.URL)
+	if guard.n == 0 && len(m.cfg.Headers) == 0 && len(m.cfg.Cookies) == 0 && m.cfg.Partition == nil {
+		return b
+	}
+	return m.appendExtra(b, r, guard)
+}
+
+// requestOrigin returns scheme and host of what r asks for.
+func requestOrigin(r *http.Request, realm byte) (scheme, host string) {
+	if realm != realmHandler {
+		host = r.Host
+		if host == "" {
+			host = r.URL.Host
+		}
+		return r.URL.Scheme, host
+	}
+	// Which scheme the client of a proxy in front of us used is in
+	// X-Forwarded-Proto, which is a guard field.
+	if r.TLS != nil {
+		return "https", r.Host
+	}
+	return "http", r.Host
+}
+
+// appendHost appends a host in lower case and without its scheme's own port
+// (RFC 9110 §4.2.3).
+func appendHost(b []byte, host, scheme string) []byte {
+	switch {
+	case scheme == "http":
+		host = strings.TrimSuffix(host, ":80")
+	case scheme == "https":
+		host = strings.TrimSuffix(host, ":443")
+	}
+	for i := 0; i < len(host); i++ {
+		c := host[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		b = append(b, c)
+	}
+	return b
+}
+
+// appendTarget appends path and query as they were sent: which spellings mean
+// the same only the origin knows.
+func (m *keyMaker) appendTarget(b []byte, u *url.URL) []byte {
+	switch {
+	case u.RawPath != "":
+		b = append(b, u.RawPath...)
+	case u.Path == "":
+		b = append(b, '/')
+	default:
+		for i := 0; i < len(u.Path); i++ {
+			if c := u.Path[i]; c <= ' ' || c == '%' || c == '?' || c == '#' || c >= 0x7f {
+				return m.appendQuery(append(b, u.EscapedPath()...), u)
+			}
+		}
+		b = append(b, u.Path...)
+	}
+	return m.appendQuery(b, u)
+}
+
+func (m *keyMaker) appendQuery(b []byte, u *url.URL) []byte {
+	if u.RawQuery == "" && !u.ForceQuery {
+		return b
+	}
+	if len(m.cfg.IgnoreQuery) == 0 && !m.cfg.SortQuery {
+		return append(append(b, '?'), u.RawQuery...)
+	}
+	var kept []string
+	for part := range strings.SplitSeq(u.RawQuery, "&") {
+		if part != "" && !m.ignored(part) {
+			kept = append(kept, part)
+		}
+	}
+	if m.cfg.SortQuery {
+		// Stable by name: the order of one name's values may mean something.
+		slices.SortStableFunc(kept, func(a, b string) int {
+			an, _, _ := strings.Cut(a, "=")
+			bn, _, _ := strings.Cut(b, "=")
+			return strings.Compare(an, bn)
+		})
+	}
+	for i, part := range kept {
+		b = append(b, "?&"[min(i, 1)])
+		b = append(b, part...)
+	}
+	return b
+}
+
+func (m *keyMaker) ignored(part string) bool {
+	name, _, _ := strings.Cut(part, "=")
+	if decoded, err := url.QueryUnescape(name); err == nil {
+		name = decoded
+	}
+	for _, rule := range m.cfg.IgnoreQuery {
+		prefix, wild := strings.CutSuffix(rule, "*")
+		if name == rule || wild && strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// appendExtra appends the part of a key that comes from header fields. Each
+// piece has its length in front, so that no value can pass for another piece.
+func (m *keyMaker) appendExtra(b []byte, r *http.Request, guard *guardFields) []byte {
+	start := len(b)
+	b = append(b, 0)
+	guard.sort()
+	for _, name := range guard.names[:guard.n] {
+		b = appendPiece(b, name)
+		for _, v := range r.Header[name] {
+			b = appendPiece(b, v)
+		}
+	}
+	for _, name := range m.cfg.Headers {
+		for _, v := range r.Header[name] {
+			b = appendPiece(appendPiece(b, name), v)
+		}
+	}
+	for _, name := range m.cfg.Cookies {
+		for _, c := range r.CookiesNamed(name) {
+			b = appendPiece(appendPiece(b, name), c.Value)
+		}
+	}
+	if m.cfg.Partition != nil {
+		if p := m.cfg.Partition(r); p != "" {
+			b = appendPiece(b, p)
+		}
+	}
+	if len(b) == start+1 {
+		return b[:start] // nothing added
+	}
+	if !m.extras.Load() {
+		m.extras.Store(true)
+	}
+	return b
+}
+
+func appendPiece(b []byte, s string) []byte {
+	for n := len(s); ; n >>= 7 {
+		if n < 0x80 {
+			b = append(b, byte(n))
+			break
+		}
+		b = append(b, byte(n)|0x80)
+	}
+	return append(b, s...)
+}
+
+func (m *keyMaker) hash(key []byte) uint64 { return maphash.Bytes(m.seed, key) }
+
+// keyURL returns the URL that a key was made from.
+func keyURL(key string) string {
+	u, _, _ := strings.Cut(key[1:], "\x00")
+	return u
+}
+
+// guardFields are the fields of a request that can change its target.
+type guardFields struct {
+	names [12]string
+	n     int
+}
+
+func (g *guardFields) add(name string) {
+	if g.n < len(g.names) {
+		g.names[g.n] = name
+		g.n++
+	}
+}
+
+func (g *guardFields) sort() { slices.Sort(g.names[:g.n]) }
+
+// isGuardField reports whether a field belongs in the key: frameworks take
+// scheme, host, port, prefix or path from these.
+func isGuardField(name string) bool {
+	switch name {
+	case "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Port",
+		"X-Forwarded-Prefix", "X-Forwarded-Path", "X-Forwarded-Server", "X-Host",
+		"X-Original-Url", "X-Rewrite-Url", "X-Original-Host", "X-Forwarded-Ssl":
+		return true
+	}
+	return false
+}
+
+// isOverrideField reports whether a field can change the method of a request.
+func isOverrideField(name string) bool {
+	switch name {
+	case "X-Http-Method-Override", "X-Http-Method", "X-Method-Override":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,307 @@
+package cache
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// The policy decides what stays when memory is short. It is W-TinyLFU (Einziger,
+// Friedman, Manes 2017): new entries pass a small window and then compete with
+// the ones that have been there, by how often each was asked for lately. Here
+// they compete by requests per byte, because a byte given to small entries
+// saves more calls of the origin; with equal sizes that is plain W-TinyLFU.
+//
+// A hit does not take the policy's lock: it leaves a note in a ring, which who
+// fills the ring reads back. A note may get lost, which costs nothing but a
+// little precision.
+type policy struct {
+	max int64
+
+	rings [8]ring
+
+	// mu protects what follows, and the links, seg and cost of every entry.
+	// It is never held together with a shard's.
+	mu                           sync.Mutex
+	window, probation, protected queue
+	freq                         sketch
+	count                        int
+	total                        int64
+}
+
+// A segment says which queue an entry is in.
+type segment uint8
+
+const (
+	segNone segment = iota // not yet in the policy
+	segWindow
+	segProbation
+	segProtected
+	segDead // was in it, never comes back
+)
+
+const (
+	windowPercent    = 1
+	protectedPercent = 80
+
+	// victimSample is how many of the entries that are next to go are
+	// compared; the one with the fewest requests per byte goes.
+	victimSample = 24
+)
+
+type ring struct {
+	n     atomic.Uint32
+	slots [ringSize]atomic.Pointer[entry]
+	_     [60]byte
+}
+
+const ringSize = 64
+
+func newPolicy(max int64) *policy {
+	p := &policy{max: max}
+	p.freq.resize(1 << 10)
+	return p
+}
+
+// touch notes a hit on e.
+func (p *policy) touch(e *entry) {
+	r := &p.rings[e.hash>>32&7]
+	n := r.n.Add(1)
+	r.slots[n%ringSize].Store(e)
+	if n%ringSize == 0 && p.mu.TryLock() {
+		p.drainLocked(r)
+		p.mu.Unlock()
+	}
+}
+
+func (p *policy) drainLocked(r *ring) {
+	for i := range r.slots {
+		if e := r.slots[i].Swap(nil); e != nil {
+			p.touchLocked(e)
+		}
+	}
+}
+
+func (p *policy) touchLocked(e *entry) {
+	p.freq.add(e.hash)
+	switch e.seg {
+	case segWindow:
+		p.window.toFront(e)
+	case segProtected:
+		p.protected.toFront(e)
+	case segProbation:
+		p.probation.remove(e)
+		e.seg = segProtected
+		p.protected.pushFront(e)
+		for p.protected.bytes > p.max/100*protectedPercent {
+			old := p.protected.tail
+			p.protected.remove(old)
+			old.seg = segProbation
+			p.probation.pushFront(old)
+		}
+	}
+}
+
+// add makes room for e and returns what had to go, which may be e itself.
+func (p *policy) add(e *entry) (victims []*entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e.seg != segNone {
+		return nil // removed before it was in
+	}
+	for i := range p.rings {
+		p.drainLocked(&p.rings[i])
+	}
+	p.count++
+	if p.count > p.freq.capacity() {
+		p.freq.resize(2 * p.freq.capacity())
+	}
+	p.freq.add(e.hash)
+	e.seg = segWindow
+	p.window.pushFront(e)
+	p.total += e.cost
+	for p.window.bytes > p.max/100*windowPercent && p.total <= p.max {
+		p.admitLocked(p.window.tail)
+	}
+	for p.total > p.max {
+		v := p.evictLocked()
+		p.dropLocked(v)
+		victims = append(victims, v)
+	}
+	return victims
+}
+
+// evictLocked chooses what goes next. An entry that leaves the window goes
+// itself unless it is worth more per byte than the one it would replace.
+func (p *policy) evictLocked() *entry {
+	victim := p.victimLocked()
+	if victim == nil {
+		return p.window.tail
+	}
+	if p.window.bytes <= p.max/100*windowPercent {
+		return victim
+	}
+	candidate := p.window.tail
+	if p.worth(candidate) <= p.worth(victim) {
+		return candidate
+	}
+	p.admitLocked(candidate)
+	return victim
+}
+
+func (p *policy) admitLocked(e *entry) {
+	p.window.remove(e)
+	e.seg = segProbation
+	p.probation.pushFront(e)
+}
+
+func (p *policy) victimLocked() *entry {
+	from := p.probation.tail
+	if from == nil {
+		from = p.protected.tail
+	}
+	best := from
+	if best == nil {
+		return nil
+	}
+	worth := p.worth(best)
+	for e, i := from.prev, 1; e != nil && i < victimSample; e, i = e.prev, i+1 {
+		if w := p.worth(e); w < worth {
+			best, worth = e, w
+		}
+	}
+	return best
+}
+
+// worth is how many requests a byte of e has saved lately.
+func (p *policy) worth(e *entry) float64 {
+	return float64(p.freq.count(e.hash)) / float64(e.cost)
+}
+
+// remove forgets e, for good.
+func (p *policy) remove(e *entry) {
+	p.mu.Lock()
+	p.dropLocked(e)
+	p.mu.Unlock()
+}
+
+func (p *policy) dropLocked(e *entry) {
+	switch e.seg {
+	case segNone, segDead:
+		e.seg = segDead
+		return
+	case segWindow:
+		p.window.remove(e)
+	case segProbation:
+		p.probation.remove(e)
+	case segProtected:
+		p.protected.remove(e)
+	}
+	e.seg = segDead
+	p.total -= e.cost
+	p.count--
+}
+
+func (p *policy) size() (count int, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.count, p.total
+}
+
+// A queue is a list of entries through their own links, most recent first.
+type queue struct {
+	head, tail *entry
+	bytes      int64
+}
+
+func (q *queue) pushFront(e *entry) {
+	e.prev, e.next = nil, q.head
+	if q.head != nil {
+		q.head.prev = e
+	} else {
+		q.tail = e
+	}
+	q.head = e
+	q.bytes += e.cost
+}
+
+func (q *queue) remove(e *entry) {
+	if e.prev != nil {
+		e.prev.next = e.next
+	} else {
+		q.head = e.next
+	}
+	if e.next != nil {
+		e.next.prev = e.prev
+	} else {
+		q.tail = e.prev
+	}
+	e.prev, e.next = nil, nil
+	q.bytes -= e.cost
+}
+
+func (q *queue) toFront(e *entry) {
+	if q.head != e {
+		q.remove(e)
+		q.pushFront(e)
+	}
+}
+
+// A sketch counts how often hashes were seen lately, in four bits each: a
+// count-min sketch of four rows, halved after every ten counts per entry, so
+// that old fame fades.
+type sketch struct {
+	words []uint64 // 16 counters each
+	mask  uint64
+	adds  int
+}
+
+const sketchRows = 4
+
+// resize makes room for n entries, a power of two, and forgets all counts.
+func (s *sketch) resize(n int) {
+	s.words = make([]uint64, n/4) // four counters per entry
+	s.mask = uint64(len(s.words) - 1)
+	s.adds = 0
+}
+
+func (s *sketch) capacity() int { return len(s.words) * 4 }
+
+// at returns the word and the shift of a hash's counter in a row.
+func (s *sketch) at(h uint64, row int) (word uint64, shift uint) {
+	h += uint64(row) * 0x9e3779b97f4a7c15
+	h = (h ^ h>>32) * 0xd6e8feb86659fd93
+	h ^= h >> 32
+	return h & s.mask, uint(h>>56&3|uint64(row)<<2) * 4
+}
+
+func (s *sketch) add(h uint64) {
+	added := false
+	for row := range sketchRows {
+		w, shift := s.at(h, row)
+		if s.words[w]>>shift&15 < 15 {
+			s.words[w] += 1 << shift
+			added = true
+		}
+	}
+	if added {
+		if s.adds++; s.adds >= 10*s.capacity() {
+			s.age()
+		}
+	}
+}
+
+func (s *sketch) count(h uint64) uint64 {
+	least := uint64(15)
+	for row := range sketchRows {
+		w, shift := s.at(h, row)
+		least = min(least, s.words[w]>>shift&15)
+	}
+	return least
+}
+
+func (s *sketch) age() {
+	for i, w := range s.words {
+		s.words[i] = w >> 1 & 0x7777777777777777
+	}
+	s.adds /= 2
+}

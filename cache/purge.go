@@ -1,0 +1,102 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// A Target says what [Cache.Purge] removes. [URL], [Prefix], [Tag] and [All]
+// make one.
+type Target struct {
+	kind  byte
+	value string
+	soft  bool
+}
+
+// URL is every stored response to a URL: all variants, all partitions, those
+// for https as well as http. It must be absolute.
+func URL(url string) Target { return Target{kind: 'u', value: url} }
+
+// Prefix is every stored response whose URL, scheme included, begins with
+// prefix.
+func Prefix(prefix string) Target { return Target{kind: 'p', value: prefix} }
+
+// Tag is every stored response that carries tag in one of
+// [Config.TagHeaders]. Tags match exactly.
+func Tag(tag string) Target { return Target{kind: 't', value: tag} }
+
+// All is every stored response.
+func All() Target { return Target{kind: 'a'} }
+
+// Soft returns a Target that marks what t names as stale instead of removing
+// it: it is validated before it is used again, or used while that happens or
+// when it fails, as far as stale-while-revalidate and stale-if-error allow.
+func (t Target) Soft() Target {
+	t.soft = true
+	return t
+}
+
+// String says what t is.
+func (t Target) String() string {
+	s := map[byte]string{'u': "URL ", 'p': "prefix ", 't': "tag ", 'a': "everything"}[t.kind] + t.value
+	if t.soft {
+		s += ", softly"
+	}
+	return s
+}
+
+// Purge removes the stored responses that each of targets names. What is being
+// fetched while Purge runs is not stored: once Purge has returned, no request
+// gets what it has named. Config.Store is told as well, as long as ctx allows;
+// an error says that it may still hold what was purged.
+func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
+	var errs []error
+	for _, t := range targets {
+		n := 0
+		switch t.kind {
+		case 'u':
+			u, err := url.Parse(t.value)
+			if err != nil || u.Host == "" {
+				errs = append(errs, fmt.Errorf("cache: Purge: URL %q is not absolute", t.value))
+				continue
+			}
+			for _, realm := range []byte{realmHandler, realmPrivate, realmShared} {
+				for _, scheme := range []string{"http", "https"} {
+					u := *u
+					u.Scheme = scheme
+					n += c.purgeURL(&u, realm, t.soft)
+				}
+			}
+		case 'p':
+			n = c.purgeAll(func(key string) bool { return strings.HasPrefix(key[1:], t.value) }, t.soft)
+		case 't':
+			n = c.purgeTag(t.value, t.soft)
+		case 'a':
+			n = c.purgeAll(func(string) bool { return true }, t.soft)
+		default:
+			errs = append(errs, errors.New("cache: Purge: empty Target"))
+			continue
+		}
+		c.changed(fmt.Sprintf("purged %v: %d responses", t, n))
+	}
+	return errors.Join(errs...)
+}
+
+// purgeURL removes the entries of a URL.
+func (c *Cache) purgeURL(u *url.URL, realm byte, soft bool) int {
+	b := append([]byte{realm}, u.Scheme...)
+	b = append(b, "://"...)
+	b = appendHost(b, u.Host, u.Scheme)
+	key := string(c.keys.appendTarget(b, u))
+	n := c.purgeKey(key, soft)
+	if c.keys.extras.Load() {
+		// Some keys have more to them than the URL; nothing lists them by it.
+		n += c.purgeAll(func(k string) bool {
+			return len(k) > len(key) && k[len(key)] == 0 && k[:len(key)] == key
+		}, soft)
+	}
+	return n
+}

@@ -1,0 +1,336 @@
+package cache
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// inlineBody is how much of a body the leader may hold back before it starts
+// to send: as much as net/http would.
+const inlineBody = 2 << 10
+
+// A recorder is the ResponseWriter of a handler that leads a flight. What is
+// not kept goes straight to the client. What is kept goes to the body that all
+// clients read from, so that a slow one holds up nobody; a pump, which ends
+// with the request, sends it to the leader's own.
+type recorder struct {
+	f *flight
+	w http.ResponseWriter // nil in the background
+	r *http.Request       // the leader's own
+	l *lookup
+
+	h     http.Header // what the handler sees: a copy of outer, and its own
+	outer http.Header // what layers around the cache had set before
+
+	status int // 0 until the handler has said it
+	act    action
+	answer *entry // of actReply
+	result Result
+	why    reason
+	once   []string // Set-Cookie of a 304: for the leader's client alone
+
+	bare     bool // the client takes no body
+	rd       *bodyReader
+	held     int           // bytes in the body that are not sent, while there is no pump
+	pumped   chan struct{} // closed when the pump has ended; nil if there is none
+	flushing atomic.Bool   // the handler flushes
+	thrown   any           // what the pump panicked with
+}
+
+func newRecorder(f *flight, w http.ResponseWriter, r *http.Request, l *lookup) *recorder {
+	rec := &recorder{f: f, w: w, r: r, l: l, h: http.Header{}}
+	if w != nil && len(w.Header()) > 0 {
+		rec.outer = w.Header().Clone()
+		rec.h = w.Header().Clone()
+	}
+	return rec
+}
+
+func (rec *recorder) Header() http.Header { return rec.h }
+
+func (rec *recorder) Unwrap() http.ResponseWriter { return rec.w }
+
+func (rec *recorder) WriteHeader(status int) {
+	if rec.status != 0 {
+		return
+	}
+	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		rec.interim(status)
+		return
+	}
+	rec.status = status
+	rec.act, rec.answer, rec.result, rec.why = rec.f.respond(status, rec.h, rec.outer)
+	if rec.act == actReply {
+		rec.once = rec.h["Set-Cookie"]
+		return
+	}
+	if rec.w == nil {
+		return
+	}
+	if rec.act == actKeep {
+		rep, ok := rec.l.replyFor(rec.answer, rec.f.c.wall(rec.answer.received))
+		rec.bare = ok && rep.bare
+		if ok && rep.status == http.StatusNotModified {
+			rep.putHeader(rec.w.Header(), rec.f.c.stampOf(rec.answer, rec.answer.received, rec.line()))
+			rec.w.WriteHeader(rep.status)
+			http.NewResponseController(rec.w).Flush()
+			return
+		}
+		if !rec.bare {
+			rec.rd = rec.answer.live.reader()
+		}
+	}
+	putHeader(rec.w.Header(), rec.h)
+	rec.f.c.addStatus(rec.w.Header(), rec.line)
+	rec.w.WriteHeader(status)
+}
+
+// line is the leader's member of Cache-Status.
+func (rec *recorder) line() string {
+	fw := rec.f.forward()
+	fw.stored = rec.act == actKeep
+	fw.detail = rec.why.String()
+	return fw.line(rec.f.c.statusName)
+}
+
+// interim passes a 1xx on, with the handler's fields and none of those that
+// outer layers had set.
+func (rec *recorder) interim(status int) {
+	if rec.w == nil {
+		return
+	}
+	h := rec.w.Header()
+	before := h.Clone()
+	clear(h)
+	for name, values := range rec.h {
+		if !slices.Equal(values, rec.outer[name]) {
+			h[name] = values
+		}
+	}
+	rec.w.WriteHeader(status)
+	clear(h)
+	putHeader(h, before)
+}
+
+// putHeader makes dst equal to src.
+func putHeader(dst, src http.Header) {
+	for name := range dst {
+		if _, ok := src[name]; !ok {
+			delete(dst, name)
+		}
+	}
+	for name, values := range src {
+		dst[name] = values
+	}
+}
+
+func (rec *recorder) Write(p []byte) (int, error) {
+	if rec.status == 0 {
+		rec.WriteHeader(http.StatusOK)
+	}
+	switch {
+	case rec.act == actReply:
+		return len(p), nil
+	case rec.act == actPass:
+		if rec.w == nil {
+			return len(p), nil
+		}
+		return rec.w.Write(p)
+	case !bodyAllowed(rec.status):
+		return 0, http.ErrBodyNotAllowed
+	}
+	rec.ahead(len(p))
+	return rec.answer.live.write(rec.f.ctx, p)
+}
+
+// ReadFrom keeps sendfile where nothing is stored, and spares a copy where
+// something is.
+func (rec *recorder) ReadFrom(src io.Reader) (int64, error) {
+	if rec.status == 0 {
+		rec.WriteHeader(http.StatusOK)
+	}
+	switch {
+	case rec.act == actReply, rec.w == nil && rec.act == actPass:
+		return io.Copy(io.Discard, src)
+	case rec.act == actPass:
+		return io.Copy(rec.w, src) // uses its ReadFrom
+	case !bodyAllowed(rec.status):
+		return 0, http.ErrBodyNotAllowed
+	}
+	rec.ahead(inlineBody + 1)
+	return rec.answer.live.readFrom(rec.f.ctx, src)
+}
+
+// ahead prepares for n more bytes of a body that is kept.
+func (rec *recorder) ahead(n int) {
+	if rec.rd == nil || rec.pumped != nil {
+		return
+	}
+	if rec.held += n; rec.held > inlineBody {
+		rec.pumped = make(chan struct{})
+		go rec.pump()
+	}
+}
+
+// pump sends the body to the leader's client until it ends.
+func (rec *recorder) pump() {
+	defer close(rec.pumped)
+	defer func() { rec.thrown = recover() }()
+	rec.send(true)
+}
+
+// send sends what there is of the body, and if wait is set what is to come.
+func (rec *recorder) send(wait bool) {
+	defer rec.rd.close()
+	rc := http.NewResponseController(rec.w)
+	for {
+		if rec.rd.caughtUp() {
+			if rec.flushing.Load() {
+				rc.Flush()
+			}
+			if !wait {
+				return
+			}
+		}
+		p, err := rec.rd.next(rec.r.Context())
+		if err != nil {
+			return
+		}
+		if _, err := rec.w.Write(p); err != nil {
+			return
+		}
+	}
+}
+
+func (rec *recorder) Flush() { rec.FlushError() }
+
+func (rec *recorder) FlushError() error {
+	if rec.status == 0 {
+		rec.WriteHeader(http.StatusOK)
+	}
+	if rec.w == nil || rec.act == actReply {
+		return nil
+	}
+	if rec.rd == nil {
+		return http.NewResponseController(rec.w).Flush()
+	}
+	rec.flushing.Store(true)
+	rec.ahead(inlineBody + 1) // from now on the pump flushes what it has sent
+	rec.answer.live.nudge()
+	return nil
+}
+
+func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if rec.w == nil || rec.status != 0 {
+		return nil, nil, http.ErrNotSupported
+	}
+	conn, rw, err := http.NewResponseController(rec.w).Hijack()
+	if err == nil {
+		rec.status, rec.result, rec.why = http.StatusSwitchingProtocols, Bypass, reasonUpgrade
+		rec.f.settle(nil, true)
+	}
+	return conn, rw, err
+}
+
+// finish ends the response after the handler has returned.
+func (rec *recorder) finish() {
+	if rec.status == 0 {
+		rec.WriteHeader(http.StatusOK)
+	}
+	var trailer []field
+	if rec.act != actReply {
+		trailer = rec.trailers()
+	}
+	rec.f.end(nil, trailer)
+	if rec.w == nil {
+		return
+	}
+	switch {
+	case rec.act == actReply:
+		rec.reply()
+		return
+	case rec.pumped != nil:
+		<-rec.pumped
+		if rec.thrown != nil {
+			panic(rec.thrown)
+		}
+	case rec.rd != nil:
+		rec.send(false)
+	}
+	for _, t := range trailer {
+		rec.w.Header()[t.name] = t.values
+	}
+}
+
+// reply answers the leader's client from the store.
+func (rec *recorder) reply() {
+	c := rec.f.c
+	now := c.now()
+	rep, ok := rec.l.replyFor(rec.answer, c.wall(now))
+	if !ok { // a part that does not hold the range: it was asked for whole
+		rep = reply{e: rec.answer, status: rec.answer.status}
+	}
+	fw := rec.f.forward()
+	if rec.status != rep.status {
+		fw.status = rec.status
+	}
+	fw.stored = rec.result == Revalidated
+	if rec.result == Stale {
+		fw.detail = "stale-if-error"
+	}
+	if len(rec.once) > 0 {
+		rec.w.Header()["Set-Cookie"] = rec.once
+	}
+	rep.write(rec.w, c.stampOf(rec.answer, now, fw.line(c.statusName)))
+}
+
+// abort ends the response of a handler that did not return.
+func (rec *recorder) abort() {
+	rec.f.end(errAborted, nil)
+	if rec.pumped != nil {
+		<-rec.pumped
+	}
+}
+
+// trailers returns the trailer fields that the handler has set.
+func (rec *recorder) trailers() []field {
+	var out []field
+	declared := fieldNames(strings.Join(rec.h["Trailer"], ","))
+	for name, values := range rec.h {
+		_, prefixed := strings.CutPrefix(name, http.TrailerPrefix)
+		if prefixed || slices.Contains(declared, name) {
+			out = append(out, field{name: name, values: slices.Clip(slices.Clone(values))})
+		}
+	}
+	slices.SortFunc(out, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+// forward says why the flight's request went to the origin.
+func (f *flight) forward() forward {
+	switch {
+	case f.strict && f.stale != nil:
+		return forward{why: "request"}
+	case f.stale != nil && f.stale.part:
+		return forward{why: "partial"}
+	case f.stale != nil:
+		return forward{why: "stale"}
+	}
+	return forward{why: "uri-miss"}
+}
+
+// addStatus adds to the Cache-Status of a response that was forwarded.
+func (c *Cache) addStatus(h http.Header, line func() string) {
+	if c.statusName != "" {
+		h["Cache-Status"] = appendStatus(h["Cache-Status"], line())
+	}
+}
+
+// wall returns the time of day at now.
+func (c *Cache) wall(now time.Duration) time.Time { return c.base.Add(now) }

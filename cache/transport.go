@@ -1,0 +1,484 @@
+package cache
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Transport returns a RoundTripper that answers from the cache, or else
+// through next. It is a private cache unless Config.Shared is set: it keeps
+// what is meant for its one user. A nil next means [http.DefaultTransport].
+//
+// It is safe for concurrent use if next is. A response from the cache shares
+// the values of its header with the others: change the map, not the values.
+func (c *Cache) Transport(next http.RoundTripper) http.RoundTripper {
+	if next == nil {
+		next = http.DefaultTransport
+	}
+	t := &transport{c: c, next: next, realm: realmPrivate}
+	if c.cfg.Shared {
+		t.realm = realmShared
+	}
+	return t
+}
+
+type transport struct {
+	c     *Cache
+	next  http.RoundTripper
+	realm byte
+}
+
+func (t *transport) shared() bool { return t.realm == realmShared }
+
+// CloseIdleConnections passes the call on.
+func (t *transport) CloseIdleConnections() {
+	if n, ok := t.next.(interface{ CloseIdleConnections() }); ok {
+		n.CloseIdleConnections()
+	}
+}
+
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	c := t.c
+	if r.URL == nil || r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != "" {
+		return t.other(r)
+	}
+	var l lookup
+	l.read(r, c.cfg.IgnoreRequestDirectives)
+	switch {
+	case r.Body != nil && r.Body != http.NoBody:
+		l.bypass = reasonRequestBody
+	case l.cc.noStore:
+		l.bypass = reasonRequestNoStore
+	case l.bypass == reasonNone && c.cfg.Bypass != nil && c.cfg.Bypass(r):
+		l.bypass = reasonRule
+	}
+	if l.bypass != reasonNone {
+		return t.pass(r, Bypass, l.bypass, "bypass", func(*http.Response) {})
+	}
+	var room [keyRoom]byte
+	key := string(c.keys.appendKey(room[:0], r, t.realm, &l.guard))
+	hash := c.keys.hash([]byte(key))
+	for plain := l.plain(); ; {
+		now := c.now()
+		e := c.find([]byte(key), hash, r.Header, len(l.ranges) > 0)
+		if resp := t.stored(r, &l, key, e, now); resp != nil {
+			return resp, nil
+		}
+		if l.cc.onlyIfCached {
+			c.done(r, hash, Failed, reasonNone)
+			return notCached(r), nil
+		}
+		if l.head {
+			return t.pass(r, Miss, reasonNone, "uri-miss", func(resp *http.Response) {
+				if resp.StatusCode == http.StatusOK {
+					c.updateFromHead(r, resp.Header, nil, key, hash, now, t.shared())
+				}
+			})
+		}
+		f, lead := c.join(hash, key, r.Header, plain, func() *flight {
+			return c.newFlight(r.Context(), r, &l, key, hash, t.shared(), e)
+		})
+		if lead {
+			return t.lead(r, &l, f)
+		}
+		resp, err, ok := t.follow(r, &l, f)
+		if ok {
+			return resp, err
+		}
+		plain = plain && !f.free
+	}
+}
+
+// stored answers from e if that is fresh, or may be used although it isn't.
+func (t *transport) stored(r *http.Request, l *lookup, key string, e *entry, now time.Duration) *http.Response {
+	c := t.c
+	if e == nil {
+		return nil
+	}
+	result := Hit
+	if !l.fresh(e, now) {
+		background := !l.cc.noCache && l.cc.maxAge < 0 && l.cc.minFresh < 0 && c.staleWhileRevalidate(e, now)
+		if !background && !l.takesStale(e, now) {
+			return nil
+		}
+		result = Stale
+		if background {
+			defer c.refresh(r, l, key, e, func(f *flight, out *http.Request) {
+				t.call(f, out, func(*http.Response, *entry, Result, reason, error) {})
+			})
+		}
+	}
+	rep, ok := l.replyFor(e, c.wall(now))
+	if !ok {
+		return nil
+	}
+	c.policy.touch(e)
+	c.done(r, e.hash, result, reasonNone)
+	return rep.response(r, e.stampAt(now, c.statusName))
+}
+
+// other sends a request that the cache does not answer.
+func (t *transport) other(r *http.Request) (*http.Response, error) {
+	return t.pass(r, Bypass, reasonMethod, "method", func(resp *http.Response) {
+		if !safeMethod(r.Method) && resp.StatusCode < 400 {
+			t.c.invalidate(r, t.realm, resp.Header)
+		}
+	})
+}
+
+func (t *transport) pass(r *http.Request, result Result, why reason, fwd string, see func(*http.Response)) (*http.Response, error) {
+	c := t.c
+	resp, err := t.next.RoundTrip(r)
+	if err != nil {
+		c.done(r, 0, Failed, why)
+		return nil, err
+	}
+	see(resp)
+	if why != reasonUpgrade {
+		c.addStatus(resp.Header, func() string {
+			return (&forward{why: fwd, detail: why.String()}).line(c.statusName)
+		})
+	}
+	c.done(r, 0, result, why)
+	return resp, nil
+}
+
+// call makes the call of a flight and tells got how it began: a response as it
+// came, or an entry to answer from, or an error. It returns when the response
+// is stored, or at once if it is not to be.
+func (t *transport) call(f *flight, out *http.Request, got func(*http.Response, *entry, Result, reason, error)) {
+	c := t.c
+	resp, err := t.next.RoundTrip(out)
+	if err != nil {
+		now := c.now()
+		if f.stale != nil && !f.strict && f.ctx.Err() == nil && c.staleIfError(f.stale, now) {
+			c.failedOver.Store(max(1, int64(now)))
+			f.settle(f.stale, false)
+			f.end(nil, nil)
+			got(nil, f.stale, Stale, reasonNone, nil)
+			return
+		}
+		f.err = err
+		f.settle(nil, false)
+		f.end(err, nil)
+		got(nil, nil, Failed, reasonAborted, err)
+		return
+	}
+	act, e, result, why := f.respond(resp.StatusCode, resp.Header, nil)
+	switch act {
+	case actPass:
+		f.end(nil, nil)
+		if f.background {
+			resp.Body.Close()
+		}
+		got(resp, nil, result, why, nil)
+	case actReply:
+		io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
+		resp.Body.Close()
+		f.end(nil, nil)
+		got(resp, e, result, why, nil)
+	case actKeep:
+		got(resp, e, result, why, nil)
+		_, err := e.live.readFrom(f.ctx, resp.Body)
+		if cerr := resp.Body.Close(); err == nil && cerr != nil {
+			err = cerr
+		}
+		f.end(err, trailerFields(resp.Trailer))
+	}
+}
+
+func trailerFields(h http.Header) []field {
+	var out []field
+	for name, values := range h {
+		if len(values) > 0 {
+			out = append(out, field{name: name, values: slices.Clip(values)})
+		}
+	}
+	slices.SortFunc(out, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+// lead makes the call for everyone who waits.
+func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response, error) {
+	c := t.c
+	type begun struct {
+		resp   *http.Response
+		err    error
+		thrown any
+	}
+	first := make(chan begun, 1)
+	stop := context.AfterFunc(r.Context(), f.leave)
+	out := f.request(r, l)
+	go func() {
+		defer c.fillTime.since(c, f.started)
+		defer func() {
+			if v := recover(); v != nil { // goes up on the caller's goroutine
+				f.end(errAborted, nil)
+				select {
+				case first <- begun{thrown: v}:
+				default:
+				}
+			}
+		}()
+		t.call(f, out, func(resp *http.Response, e *entry, result Result, why reason, err error) {
+			c.done(r, f.hash, result, why)
+			if err != nil {
+				first <- begun{err: err}
+				return
+			}
+			first <- begun{resp: t.begin(r, l, f, resp, e, result, why, stop)}
+		})
+	}()
+	select {
+	case b := <-first:
+		if b.resp == nil {
+			stop()
+			f.cancel(nil)
+		}
+		if b.thrown != nil {
+			panic(b.thrown)
+		}
+		return b.resp, b.err
+	case <-r.Context().Done():
+		// The call goes on if others wait for it. Whoever gets the response
+		// closes it.
+		go func() {
+			if b := <-first; b.resp != nil {
+				b.resp.Body.Close()
+			}
+		}()
+		return nil, context.Cause(r.Context())
+	}
+}
+
+// begin returns the response that the leader's caller gets.
+func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Response, e *entry, result Result, why reason, stop func() bool) *http.Response {
+	c := t.c
+	now := c.now()
+	fw := f.forward()
+	fw.detail = why.String()
+	if e == nil { // as it came
+		c.addStatus(resp.Header, func() string { return fw.line(c.statusName) })
+		resp.Request = r
+		resp.Body = &guardedBody{resp.Body, func() { stop(); f.cancel(nil) }, sync.Once{}}
+		return resp
+	}
+	rep, ok := l.replyFor(e, c.wall(now))
+	if !ok {
+		rep = reply{e: e, status: e.status}
+	}
+	if e.live == nil { // from the store
+		defer func() { stop(); f.cancel(nil) }()
+		if resp != nil && rep.status != resp.StatusCode {
+			fw.status = resp.StatusCode
+		}
+		if fw.stored = result == Revalidated; result == Stale {
+			fw.detail = "stale-if-error"
+		}
+		out := rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
+		if resp != nil && len(resp.Header["Set-Cookie"]) > 0 {
+			out.Header["Set-Cookie"] = resp.Header["Set-Cookie"]
+		}
+		return out
+	}
+	fw.stored = true
+	if rep.bare {
+		defer f.follower(stop)
+		return rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
+	}
+	copied := *resp
+	copied.Header = resp.Header.Clone()
+	c.addStatus(copied.Header, func() string { return fw.line(c.statusName) })
+	copied.Request = r
+	copied.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.follower(stop)}
+	return &copied
+}
+
+// follower returns what the leader's caller does when it is through: it leaves
+// the flight, unless its context has done so.
+func (f *flight) follower(stop func() bool) func() {
+	return sync.OnceFunc(func() {
+		if stop() {
+			f.leave()
+		}
+	})
+}
+
+// follow answers from what f's leader gets. ok is false if the request has to
+// find its own way.
+func (t *transport) follow(r *http.Request, l *lookup, f *flight) (resp *http.Response, err error, ok bool) {
+	c := t.c
+	leave := sync.OnceFunc(f.leave)
+	if err := f.wait(r.Context()); err != nil {
+		leave()
+		c.done(r, f.hash, Failed, reasonClientGone)
+		return nil, err, true
+	}
+	e := f.share
+	if e == nil && f.err != nil && f.ctx.Err() == nil {
+		leave()
+		c.done(r, f.hash, Failed, reasonAborted)
+		return nil, f.err, true
+	}
+	if e == nil || !c.normal.matches(e, r.Header) {
+		leave()
+		return nil, nil, false
+	}
+	now := c.now()
+	rep, fits := l.replyFor(e, c.wall(now))
+	if !fits {
+		leave()
+		return nil, nil, false
+	}
+	fw := f.forward()
+	fw.collapsed = true
+	result := Collapsed
+	if e == f.stale {
+		result, fw.detail = Stale, "stale-if-error"
+	}
+	st := c.stampOf(e, now, fw.line(c.statusName))
+	resp = rep.response(r, st)
+	if e.live != nil && !rep.bare {
+		rd := e.live.reader()
+		if rd == nil {
+			leave()
+			return nil, nil, false
+		}
+		resp.ContentLength = e.size
+		resp.Body = &liveBody{rd: rd, ctx: r.Context(), done: leave}
+	} else {
+		leave()
+	}
+	c.done(r, f.hash, result, reasonNone)
+	return resp, nil, true
+}
+
+// response returns rep as an answer to r.
+func (rep *reply) response(r *http.Request, st *stamp) *http.Response {
+	h := make(http.Header, len(rep.e.fields)+4)
+	rep.putHeader(h, st)
+	resp := &http.Response{
+		Status:     formatInt(int64(rep.status)) + " " + http.StatusText(rep.status),
+		StatusCode: rep.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: h, Request: r,
+	}
+	b := &chunkBody{chunks: rep.body()}
+	for _, p := range b.chunks {
+		resp.ContentLength += int64(len(p))
+	}
+	if rep.bare && r.Method == http.MethodHead {
+		resp.ContentLength = contentLength(h, rep.status)
+	}
+	if !rep.bare && !rep.cut && len(rep.e.trailer) > 0 {
+		resp.Trailer = http.Header{}
+		for _, f := range rep.e.trailer {
+			resp.Trailer[f.name] = f.values
+		}
+		resp.ContentLength = -1
+	}
+	resp.Body = b
+	return resp
+}
+
+// notCached answers a request that must not be sent on.
+func notCached(r *http.Request) *http.Response {
+	const text = "not in the cache, and only-if-cached\n"
+	return &http.Response{
+		Status: "504 Gateway Timeout", StatusCode: http.StatusGatewayTimeout,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
+		Header:        http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "X-Content-Type-Options": {"nosniff"}},
+		ContentLength: int64(len(text)),
+		Body:          io.NopCloser(strings.NewReader(text)),
+	}
+}
+
+// A chunkBody is the body of a stored response.
+type chunkBody struct {
+	chunks [][]byte
+	off    int // in the first chunk
+}
+
+func (b *chunkBody) Read(p []byte) (int, error) {
+	for len(b.chunks) > 0 && b.off == len(b.chunks[0]) {
+		b.chunks, b.off = b.chunks[1:], 0
+	}
+	if len(b.chunks) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, b.chunks[0][b.off:])
+	b.off += n
+	return n, nil
+}
+
+func (b *chunkBody) WriteTo(w io.Writer) (n int64, err error) {
+	for ; len(b.chunks) > 0; b.chunks, b.off = b.chunks[1:], 0 {
+		k, err := w.Write(b.chunks[0][b.off:])
+		n += int64(k)
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (b *chunkBody) Close() error {
+	b.chunks = nil
+	return nil
+}
+
+// A liveBody is the body of a response on its way.
+type liveBody struct {
+	rd   *bodyReader
+	ctx  context.Context
+	left []byte
+	err  error
+	done func()
+}
+
+func (b *liveBody) Read(p []byte) (int, error) {
+	for len(b.left) == 0 && b.err == nil {
+		b.left, b.err = b.rd.next(b.ctx)
+	}
+	n := copy(p, b.left)
+	b.left = b.left[n:]
+	if n == 0 && b.err != nil {
+		b.Close()
+		return 0, b.err
+	}
+	return n, nil
+}
+
+func (b *liveBody) Close() error {
+	b.rd.close()
+	b.done()
+	if b.err == nil {
+		b.err = http.ErrBodyReadAfterClose
+	}
+	return nil
+}
+
+// A guardedBody calls done when it has been read or closed.
+type guardedBody struct {
+	io.ReadCloser
+	done func()
+	once sync.Once
+}
+
+func (b *guardedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.once.Do(b.done)
+	}
+	return n, err
+}
+
+func (b *guardedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.once.Do(b.done)
+	return err
+}

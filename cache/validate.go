@@ -1,0 +1,146 @@
+package cache
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// freshen returns what a 304 makes of the stored response it confirms
+// (RFC 9111 §4.3.4), and stores it in the old one's place.
+func (f *flight) freshen(h, outer http.Header, now time.Duration) *entry {
+	old := f.stale
+	if v := h["Etag"]; len(v) == 1 && strongTag(v[0]) && strongTag(old.etag) && v[0] != old.etag {
+		return old // it confirms something else, which must not update this
+	}
+	e, storable := f.c.update(old, h, outer, now, f.started, f.header, f.shared)
+	f.shard.mu.Lock()
+	var removed []*entry
+	store := storable && !f.doomed && !old.gone.Load() &&
+		!slices.ContainsFunc(e.tags, func(t string) bool { return slices.Contains(f.deadTags, t) })
+	if store {
+		removed = f.shard.replaceLocked(f.c, e, f.header)
+	}
+	f.shard.mu.Unlock()
+	switch {
+	case store:
+		f.c.account(e, removed)
+	case !storable:
+		f.c.discard(old)
+	}
+	return e
+}
+
+// update returns old with the header fields of a newer response put over its
+// own (RFC 9111 §3.2), and whether it may still be stored.
+func (c *Cache) update(old *entry, h, outer http.Header, now, started time.Duration, request http.Header, shared bool) (*entry, bool) {
+	wall := c.wall(now)
+	e := old.clone()
+	e.requested, e.received = started, now
+	e.fields = slices.Clone(old.fields)
+	none := directives{}
+	for _, f := range newFields(h, outer, &none, shared, c.cfg.SetCookie == CookieKeep) {
+		if f.name != "Content-Length" {
+			e.fields = setField(e.fields, f.name, f.values...)
+		}
+	}
+	date, ok := singleDate(h["Date"], wall)
+	if !ok {
+		date = wall.Truncate(time.Second)
+		e.fields = setField(e.fields, "Date", date.UTC().Format(http.TimeFormat))
+	}
+	e.date = date
+	// What the directives forbid to keep may have come with this update.
+	merged := e.header()
+	d := responseDirectives(merged, c.targetsFor(shared))
+	e.fields = slices.DeleteFunc(e.fields, func(f field) bool {
+		return slices.Contains(d.noCacheFields, f.name) || shared && slices.Contains(d.privateFields, f.name)
+	})
+	e.age0 = initialAge(h, date, wall, now-started)
+	explicit := false
+	e.life, explicit = lifetime(merged, &d, e.status, date, wall, shared)
+	e.rules.heuristic = !explicit
+	if !explicit && c.cfg.TTL > 0 {
+		e.life, e.rules.heuristic = c.cfg.TTL+e.age0, false
+	}
+	e.learn(&d, wall)
+	names, any := varyNames(merged["Vary"])
+	if !sameNames(e.vary, names) {
+		e.vary = c.normal.varyOf(names, request)
+	}
+	e.tags = c.tagsOf(merged)
+	e.weigh()
+	return e, !any && !d.noStore && !(d.private && shared)
+}
+
+func sameNames(vary []varyField, names []string) bool {
+	return slices.EqualFunc(vary, names, func(f varyField, name string) bool { return f.name == name })
+}
+
+// conditional puts the validators of e on a request (RFC 9111 §4.3.1).
+func (e *entry) conditional(h http.Header) {
+	h.Del("If-None-Match")
+	h.Del("If-Modified-Since")
+	if e.etag != "" {
+		h["If-None-Match"] = []string{e.etag}
+	}
+	if v := e.field("Last-Modified"); len(v) > 0 {
+		h["If-Modified-Since"] = v[:1:1]
+	}
+}
+
+// notModified reports whether the client's own conditions say that it has e
+// already (RFC 9111 §4.3.2, RFC 9110 §13.2.2). If-None-Match goes first.
+func (l *lookup) notModified(e *entry, now time.Time) bool {
+	if e.status != http.StatusOK && e.status != http.StatusPartialContent {
+		return false
+	}
+	if len(l.ifNoneMatch) > 0 {
+		return matchesTag(l.ifNoneMatch, e.etag)
+	}
+	if len(l.ifModifiedSince) == 0 {
+		return false
+	}
+	since, ok := singleDate(l.ifModifiedSince, now)
+	if !ok {
+		return false
+	}
+	last := e.modified
+	if last.IsZero() {
+		last = e.date
+	}
+	return !last.After(since)
+}
+
+// matchesTag reports whether a list of entity-tags holds one that is weakly
+// equal to tag (RFC 9110 §8.8.3.2), or is "*".
+func matchesTag(lines []string, tag string) bool {
+	opaque := strings.TrimPrefix(tag, "W/")
+	for _, s := range lines {
+		if s = strings.Trim(s, " \t"); s == "*" || tag != "" && s == tag {
+			return true
+		}
+		for s != "" && tag != "" {
+			s = strings.TrimLeft(s, " \t,")
+			t := strings.TrimPrefix(s, "W/")
+			if t == "" || t[0] != '"' {
+				// Not an entity-tag: skip to the next comma.
+				_, s, _ = strings.Cut(s, ",")
+				continue
+			}
+			end := strings.IndexByte(t[1:], '"')
+			if end < 0 {
+				break
+			}
+			if t[:end+2] == opaque {
+				return true
+			}
+			s = t[end+2:]
+		}
+	}
+	return false
+}
+
+// strongTag reports whether tag is a strong entity-tag.
+func strongTag(tag string) bool { return len(tag) >= 2 && tag[0] == '"' && tag[len(tag)-1] == '"' }

@@ -1,0 +1,197 @@
+package cache
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A varyField is one request header field that a response was chosen by, with
+// its value in the request that the response answers.
+type varyField struct {
+	name  string
+	lines []string // as they came
+	norm  string   // normalised, to tell values that mean the same
+}
+
+// varyNames returns the fields that a Vary header field names, in canonical
+// form, sorted, each once. any says that it holds "*", or something that is
+// not a field name: then no other request can be known to match.
+func varyNames(lines []string) (names []string, any bool) {
+	for _, s := range lines {
+		for name := range strings.SplitSeq(s, ",") {
+			name = strings.Trim(name, " \t")
+			switch {
+			case name == "":
+			case name == "*" || !isToken(name):
+				any = true
+			default:
+				names = append(names, http.CanonicalHeaderKey(name))
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), any
+}
+
+// A Normalizer maps the lines of a request header field to one value. Requests
+// whose values are equal count as the same when a response's Vary names the
+// field.
+type Normalizer func(lines []string) string
+
+type normalizers map[string]Normalizer
+
+func (n normalizers) value(name string, lines []string) string {
+	if len(lines) == 0 {
+		return "\x00" // absent is not the same as empty
+	}
+	if f := n[name]; f != nil {
+		return f(lines)
+	}
+	switch name {
+	case "Accept-Encoding", "Accept-Language", "Accept", "Accept-Charset":
+		return normalPreference(lines)
+	}
+	return normalList(lines)
+}
+
+// normalList joins the lines of a field and removes the white space around its
+// commas, as RFC 9111 §4.1 allows for every field.
+func normalList(lines []string) string {
+	var b strings.Builder
+	for i, s := range lines {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		for j, part := range strings.Split(s, ",") {
+			if j > 0 {
+				b.WriteByte(',')
+			}
+			b.WriteString(strings.Trim(part, " \t"))
+		}
+	}
+	return b.String()
+}
+
+// A preference is one member of an Accept field, and how much it is wanted in
+// thousandths.
+type preference struct {
+	value string
+	q     int
+}
+
+// preferences parses the lines of an Accept field (RFC 9110 §12.4.2). ok is
+// false if they are not well formed.
+func preferences(lines []string) (list []preference, ok bool) {
+	for _, s := range lines {
+		for part := range strings.SplitSeq(s, ",") {
+			p := preference{q: 1000}
+			params := strings.Split(part, ";")
+			p.value = strings.ToLower(strings.Trim(params[0], " \t"))
+			if p.value == "" {
+				continue
+			}
+			for _, param := range params[1:] {
+				param = strings.ToLower(strings.Trim(param, " \t"))
+				if q, isQ := strings.CutPrefix(param, "q="); isQ {
+					f, err := strconv.ParseFloat(q, 64)
+					if err != nil || !(f >= 0 && f <= 1) {
+						return nil, false
+					}
+					p.q = int(f*1000 + 0.5)
+					continue
+				}
+				p.value += ";" + param
+			}
+			list = append(list, p)
+		}
+	}
+	return list, true
+}
+
+// normalPreference orders an Accept field: what is wanted as much as something
+// else may come in any order, and in any case.
+func normalPreference(lines []string) string {
+	list, ok := preferences(lines)
+	if !ok {
+		return normalList(lines)
+	}
+	slices.SortFunc(list, func(a, b preference) int {
+		if a.q != b.q {
+			return b.q - a.q
+		}
+		return strings.Compare(a.value, b.value)
+	})
+	var b strings.Builder
+	for i, p := range list {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(p.value)
+		if p.q != 1000 {
+			b.WriteString(";q=")
+			b.WriteString(strconv.Itoa(p.q))
+		}
+	}
+	return b.String()
+}
+
+// varyOf returns the fields by which r chose a response with these names.
+func (n normalizers) varyOf(names []string, h http.Header) []varyField {
+	if len(names) == 0 {
+		return nil
+	}
+	fields := make([]varyField, len(names))
+	for i, name := range names {
+		lines := slices.Clone(h[name])
+		fields[i] = varyField{name: name, lines: lines, norm: n.value(name, lines)}
+	}
+	return fields
+}
+
+// matches reports whether a request with header h would have been answered
+// with e (RFC 9111 §4.1). Equal lines are the common case, and cost no
+// allocation.
+func (n normalizers) matches(e *entry, h http.Header) bool {
+	for i := range e.vary {
+		f := &e.vary[i]
+		lines := h[f.name]
+		if slices.Equal(lines, f.lines) {
+			continue
+		}
+		if n.value(f.name, lines) == f.norm {
+			continue
+		}
+		if f.name == "Accept-Language" && wantsLanguage(lines, e.language) {
+			continue
+		}
+		return false
+	}
+	return true
+}
+
+// wantsLanguage reports whether the language of a stored response is the one
+// that a client wants most, and no other as much: then an origin that
+// negotiates would choose it as well (RFC 9111 §4.1).
+func wantsLanguage(lines []string, language string) bool {
+	if language == "" {
+		return false
+	}
+	list, ok := preferences(lines)
+	if !ok {
+		return false
+	}
+	q := 0
+	for _, p := range list {
+		if p.value == language {
+			q = p.q
+		}
+	}
+	for _, p := range list {
+		if p.value != language && p.q >= q {
+			return false
+		}
+	}
+	return q > 0
+}
