@@ -72,13 +72,15 @@ func (s *sample) drain() (n, mean, square float64) {
 
 // load is what the last moments looked like, in moving averages.
 type load struct {
-	latency float64 // of a request once it runs, ns
-	shed    rate    // refused
-	easy    rate    // let in without waiting
-	came    uint64  // let in until slots were free last
-	busy    float64 // slots taken, averaged over about a second
-	at      int64   // of the last step
-	done    uint64  // completed by then
+	latency  float64 // of a request once it runs, ns
+	shed     rate    // refused
+	easy     rate    // let in without waiting
+	came     uint64  // let in until slots were free last
+	gone     rate    // hung up, waiting or running
+	patience float64 // how long clients wait before they hang up, ns; 0 unknown
+	busy     float64 // slots taken, averaged over about a second
+	at       int64   // of the last step
+	done     uint64  // completed by then
 }
 
 // rate is an exponentially weighted rate per nanosecond.
@@ -187,14 +189,21 @@ func (c *core) room(now int64, w *waiter) verdict {
 	if c.maxWait > 0 {
 		bound = min(bound, float64(c.maxWait))
 	}
+	last := 1.5 * bound
+	if p := c.load.patience; p > 0 && c.load.gone.value(now)*gap > 0.01 {
+		// Clients give up after about p: who would wait too long to be served by
+		// then only takes the place of others.
+		last = max(min(last, p-leaveTime*latency), tightWait*latency)
+	}
 	if w.deadline != 0 {
 		// What can't be finished is not begun: leave time for it to run.
-		bound = min(bound, float64(w.deadline-now)-2*latency)
-		if bound <= 0 {
+		last = min(last, float64(w.deadline-now)-latency)
+		if last <= 0 {
 			return tooLate
 		}
 	}
-	w.expires = now + int64(1.5*bound)
+	bound = min(bound, last)
+	w.expires = now + int64(last)
 	if est <= bound || c.q.n < minQueue {
 		return pending
 	}
@@ -321,12 +330,31 @@ func (c *core) cancel(now int64, w *waiter, why verdict) verdict {
 	if w.queued {
 		c.q.remove(w)
 		w.verdict = why
+		if why == abandoned {
+			c.hungUp(now, now-w.since)
+		}
 		if why == expired {
 			c.lost(now, c.q.class(w.prio))
 		}
 		c.grant(now)
 	}
 	return w.verdict
+}
+
+// hungUp notes that a client has given up after age. Its patience is learned as
+// a low quantile, so that those who close a window at once do not set it.
+func (c *core) hungUp(now, age int64) {
+	l := &c.load
+	l.gone.add(now, 1)
+	d := float64(age) - l.patience
+	switch {
+	case l.patience == 0:
+		l.patience = float64(age)
+	case d < 0:
+		l.patience += d * 0.1
+	default:
+		l.patience += d * 0.05
+	}
 }
 
 // observe folds one latency into the moving average of what running takes.

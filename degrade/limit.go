@@ -4,8 +4,8 @@ import "math"
 
 // Constants of the control. They are ratios: times are relative to what a
 // request takes, so that one set serves a cache lookup and a report.
-const (
-	firstLimit   = 16  // where an adaptive limit starts
+var (
+	firstLimit   = 8
 	firstLatency = 1e8 // what running takes, until the first has run (100 ms)
 
 	tightWait = 0.5 // bound on waiting in standing overload, times the latency
@@ -13,19 +13,21 @@ const (
 	slackWait = 0.1
 
 	baseAge    = 20e9
-	poolMemory = 600
+	poolMemory = 600.0
 	growSure   = 1.5
 	trySure    = 1.5
 	minQueue   = 2 // so many may wait whatever the prediction says
 
 	atEase        = 0.75 // a latency counts for the baseline below this share of the limit
 	shareWeight   = 1.0 / 64
-	latencyMemory = 64
+	latencyMemory = 64.0
+	probe         = 1.3
+	leaveTime     = 3.0
 
 	headroom    = 1.3 // slots per slot that the backend can use
 	growBelow   = 1.2 // grow when requests take less than this times the baseline
 	tryAbove    = 1.4 // try fewer when they take more than this times the baseline
-	baseMemory  = 1000
+	baseMemory  = 1000.0
 	newestAbove = 0.1
 )
 
@@ -49,6 +51,7 @@ type control struct {
 	n, t   float64
 
 	sure         bool
+	guess        bool
 	proven       bool // an up-trial has shown that more slots do not help
 	trial        int
 	ref          float64
@@ -112,6 +115,9 @@ func (c *control) learn(now int64, n, mean, square float64) {
 	c.baseN = min(c.baseN+n, baseMemory)
 	c.fresh = now
 	c.sure = c.sure || c.baseN >= 20
+	if n > 16 {
+		c.guess = false
+	}
 	w = n / (c.cvN + n)
 	c.mean += (mean - c.mean) * w
 	c.square += (square - c.square) * w
@@ -199,11 +205,11 @@ func (c *control) decide(now int64, latency float64) int {
 	case c.pool.n >= 16 && r*(1+growSure*sigma) < growBelow && int(l) < c.max:
 		return c.try(now, latency, l, headroom)
 	case !c.sure && c.pool.n >= 60:
-		return c.try(now, latency, l, 0.5)
+		return c.try(now, latency, l, 0.7)
 	case c.pool.n >= 16 && r*(1-trySure*sigma) > tryAbove && now > c.nextDown && int(l) > c.min:
 		return c.try(now, latency, l, max(headroom/r, 0.25))
-	case c.pool.n >= 150 && now > c.nextUp && (now-c.fresh > baseAge || !c.proven) && int(l) < c.max:
-		return c.try(now, latency, l, 1.5)
+	case c.pool.n >= 150 && now > c.nextUp && (float64(now-c.fresh) > baseAge || !c.proven) && int(l) < c.max:
+		return c.try(now, latency, l, probe)
 	}
 	return 0
 }
@@ -214,21 +220,24 @@ func (c *control) start(now int64, latency, l, x float64) int {
 		return 0
 	}
 	debugf("%8.3f start %v n %.0f x %.1f before %.1f base %.1f (%v)", float64(now)/1e9, l, c.n, x*1e9, c.refRate*1e9, c.base/1e6, c.baseN)
-	known := c.baseN >= 50
-	if known && l/x > 1.3*c.base || c.refRate > 0 && x < 1.3*c.refRate {
-		c.starting = false
-		if c.refRate > 0 && !known {
-			c.rebase(now, c.ref/c.refRate, 16)
-		}
-		c.pool = flowRate{c.n, c.t}
-		if c.baseN == 0 {
-			c.base, c.baseN = l/x, 8
-		}
-		to := x * c.base * headroom
-		if to > 0.8*l {
+	if c.baseN >= 50 {
+		// The load was light before: what a request takes at ease is known.
+		sigma := math.Sqrt(c.cv2 * (1/c.n + 1/c.baseN))
+		r := l / x / c.base
+		if r*(1-sigma) > growBelow || c.n >= 100 {
+			c.starting = false
 			return 0
 		}
-		return c.set(now, to, latency)
+		if r*(1+sigma) > growBelow {
+			return 0
+		}
+	} else if c.refRate > 0 && x < 1.3*c.refRate {
+		c.starting = false
+		c.rebase(now, c.ref/c.refRate, 16)
+		if to := x * c.base * headroom; to < 0.8*l {
+			return c.set(now, to, latency)
+		}
+		return 0
 	}
 	c.ref, c.refRate, c.refN = l, x, c.n
 	if int(l) >= c.max {
@@ -265,10 +274,13 @@ func (c *control) judge(now int64, latency, l, x float64) int {
 	mid := (1 + d) / 2
 	s := q * math.Sqrt(c.cv2*(1/c.n+1/c.refN))
 	z := 2.5
-	if c.n > 100 {
+	if c.n > min(max(x*5e8, 100), 400) {
 		z = 0
 	}
 	above, below := q-z*s > mid, q+z*s < mid
+	if c.trial < 0 && below && c.n < 50 {
+		return 0
+	}
 	if !above && !below {
 		return 0
 	}
@@ -285,6 +297,11 @@ func (c *control) judge(now int64, latency, l, x float64) int {
 	case up: // no more done: back
 		c.proven = true
 		c.nextUp = now + max(20*(now-c.began), 5e9)
+		if was := c.ref / c.refRate; c.guess && was < c.base {
+			// The baseline had promised a gain: it was too high.
+			c.base, c.baseN, c.sure = was/headroom, min(c.baseN, 50), false
+			c.guess = false
+		}
 		return c.set(now, c.ref, latency)
 	case below: // fewer slots, less done: the backend itself has become slower
 		c.rebase(now, l/x, c.n)
@@ -293,13 +310,15 @@ func (c *control) judge(now int64, latency, l, x float64) int {
 		return c.set(now, min(c.ref, l/q*headroom), latency)
 	default:
 		c.patience = 1e9
+		c.proven = false
+		c.nextUp = max(c.nextUp, now+1e9)
 		return 0
 	}
 }
 
 // rebase sets the baseline to what is known to be free of queueing.
 func (c *control) rebase(now int64, w, n float64) {
-	c.base, c.baseN, c.sure, c.fresh = w, n, true, now
+	c.base, c.baseN, c.sure, c.fresh, c.guess = w, n, true, now, true
 }
 
 // flowRate is n completions in a time of t.

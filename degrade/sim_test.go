@@ -219,6 +219,11 @@ func (s *sim) serve(q *simRequest) {
 
 func (s *sim) leave(q *simRequest) {
 	q.state = 3
+	if q.gaveUp {
+		s.core.mu.Lock()
+		s.core.hungUp(s.now, s.now-q.arrived)
+		s.core.mu.Unlock()
+	}
 	s.core.leave(s.now, s.now-q.start, q.n)
 }
 
@@ -249,7 +254,7 @@ func (s *sim) giveUp(q *simRequest) {
 	if q.settled {
 		return
 	}
-	q.settled = true
+	q.settled, q.gaveUp = true, true
 	s.tallies[q.measure].late++
 	if q.w.queued {
 		s.core.cancel(s.now, &q.w, abandoned)
@@ -301,6 +306,12 @@ func measure(r regime, fixed int, aware bool, load float64, seed uint64) (c cell
 	return
 }
 
+func init() {
+	for name, v := range map[string]*float64{"headroom": &headroom, "tryAbove": &tryAbove, "trySure": &trySure, "growSure": &growSure, "growBelow": &growBelow, "probe": &probe, "leaveTime": &leaveTime, "tightWait": &tightWait, "slackWait": &slackWait, "burstWait": &burstWait, "poolMemory": &poolMemory, "newestAbove": &newestAbove, "atEase": &atEase} {
+		fmt.Sscan(os.Getenv(name), v)
+	}
+}
+
 func TestTable(t *testing.T) {
 	if os.Getenv("TABLE") == "" {
 		t.Skip()
@@ -331,6 +342,10 @@ func TestTable(t *testing.T) {
 					good, crit, critC, p99, warm, late = append(good, c.good), append(crit, c.crit), append(critC, c.critC), append(p99, c.p99), append(warm, c.false_), append(late, c.late)
 					lim = append(lim, ts[1].limits...)
 					refused += ts[1].refused
+				}
+				if os.Getenv("SHORT") != "" {
+					fmt.Printf("  %4.1fx good %s C %s p99 %s lim %s |", load, span(good), span(critC), span(p99), span(lim))
+					continue
 				}
 				fmt.Printf("  %4.1fx good %s crit %s C %s p99 %s warm %s ref %d lim %s\n", load, span(good), span(crit), span(critC), span(p99), span(warm), refused/seeds, span(lim))
 			}
