@@ -15,8 +15,8 @@ type counters struct {
 }
 
 type stripe struct {
-	allowed, refused, dry atomic.Uint64
-	_                     [40]byte
+	allowed, refused, dry, failedOpen, failedClosed atomic.Uint64
+	_                                               [24]byte
 }
 
 // mine returns a stripe that goroutines running at the same time seldom share:

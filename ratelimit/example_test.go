@@ -68,7 +68,7 @@ func ExampleLimiter_Charge() {
 		if password != "secret" {
 			return "wrong password"
 		}
-		lim.Charge(user, -1) // take it back
+		lim.Charge(context.Background(), user, -1) // take it back
 		return "welcome"
 	}
 	for range 20 {
@@ -89,7 +89,7 @@ func ExampleLimiter_SetRate() {
 	lim.Allow(context.Background(), "tenant-42", 10)
 
 	fmt.Println(lim.SetRate(ratelimit.PerHour(60)))
-	d := lim.Peek("tenant-42")
+	d := lim.Peek(context.Background(), "tenant-42")
 	fmt.Println(d.Remaining, "at once, the next in", d.RetryAfter.Round(time.Second))
 	// Output:
 	// <nil>

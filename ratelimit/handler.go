@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -21,11 +22,21 @@ func (l *Limiter) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var a ask
 		p := l.askFor(r, &a)
-		l.decide(&a)
+		if err := l.decide(r.Context(), &a); err != nil {
+			if r.Context().Err() == context.Canceled {
+				return // nobody is there to answer
+			}
+			l.counts.mine().refused.Add(1) // the server's own deadline ended the wait
+			a.allowed = false
+		}
 		if !l.cfg.DryRun {
 			l.writeFields(w.Header(), p, &a)
 		}
 		if !a.allowed && l.refuse(w, r, &a) {
+			return
+		}
+		if l.cfg.Settle != nil && a.allowed {
+			l.settle(next, w, r, &a)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -65,8 +76,12 @@ func (l *Limiter) onRefuse(r *http.Request, a *ask) {
 
 // answer writes the default 429.
 func (l *Limiter) answer(w http.ResponseWriter, r *http.Request, a *ask) {
+	status, title := http.StatusTooManyRequests, "Too many requests"
 	text := "Too many requests: this request costs more than the limit ever allows."
-	if a.wait != never {
+	if a.degraded && l.cfg.Outage == RefuseAll {
+		status, title = http.StatusServiceUnavailable, "Service unavailable"
+		text = "Service unavailable: requests cannot be counted right now, try again in a moment."
+	} else if a.wait != never {
 		s := wholeSeconds(a.wait)
 		text = "Too many requests: try again in " + strconv.FormatInt(s, 10) + " seconds."
 		if s == 1 {
@@ -79,18 +94,17 @@ func (l *Limiter) answer(w http.ResponseWriter, r *http.Request, a *ask) {
 	var body []byte
 	if wantsJSON(r.Header) {
 		h["Content-Type"] = []string{"application/problem+json"}
-		body, _ = json.Marshal(map[string]any{ // RFC 9457
-			"type":              "https://iana.org/assignments/http-problem-types#quota-exceeded",
-			"title":             "Too many requests",
-			"status":            http.StatusTooManyRequests,
-			"detail":            text,
-			"violated-policies": []string{a.limits[a.by].policy},
-		})
+		problem := map[string]any{"title": title, "status": status, "detail": text} // RFC 9457
+		if status == http.StatusTooManyRequests {
+			problem["type"] = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+			problem["violated-policies"] = []string{a.limits[a.by].policy}
+		}
+		body, _ = json.Marshal(problem)
 	} else {
 		h["Content-Type"] = []string{"text/plain; charset=utf-8"}
 		body = []byte(text)
 	}
-	w.WriteHeader(http.StatusTooManyRequests)
+	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
 		w.Write(append(body, '\n'))
 	}

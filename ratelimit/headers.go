@@ -14,6 +14,22 @@ const (
 	limitField  = "Ratelimit"
 )
 
+// Headers says which header fields answers carry beside Retry-After, which
+// refusals always have.
+type Headers int
+
+const (
+	// StandardHeaders are RateLimit and RateLimit-Policy, by
+	// draft-ietf-httpapi-ratelimit-headers-11.
+	StandardHeaders Headers = iota
+	// LegacyHeaders are those and X-RateLimit-Limit, X-RateLimit-Remaining
+	// and X-RateLimit-Reset as well, for the rate with the fewest tokens left:
+	// its burst, what is left of it, and the seconds until it is full.
+	LegacyHeaders
+	// RetryAfterOnly publishes no budget, as suits a login.
+	RetryAfterOnly
+)
+
 const ticksPerSecond = int64(time.Second) * ticksPerNano
 
 // goodName reports whether s can stand in a structured field's String
@@ -48,11 +64,6 @@ func alsoName(name string, i int, also []Rate) string {
 		}
 	}
 	return name
-}
-
-// name gives l the name of its policy.
-func (l *limit) name(name string) {
-	l.policy, l.item = name, `"`+name+`"`
 }
 
 // policies renders RateLimit-Policy: the quota of each limit, and its window in
@@ -130,6 +141,9 @@ func (f *fields) string(b []byte) string {
 // writeFields sets the header fields that tell the client where it stands. An
 // outer limiter's stay: both fields are lists.
 func (l *Limiter) writeFields(h http.Header, p *plan, a *ask) {
+	if l.cfg.Headers == RetryAfterOnly || a.degraded && l.cfg.Outage != DecideLocally {
+		return
+	}
 	f := l.fields.Get().(*fields)
 	var space [128]byte
 	b := space[:0]
@@ -141,6 +155,16 @@ func (l *Limiter) writeFields(h http.Header, p *plan, a *ask) {
 	}
 	setOrAdd(h, policyField, f.value(p.policies))
 	setOrAdd(h, limitField, f.value(f.string(b)))
+	if l.cfg.Headers == LegacyHeaders {
+		lim, debt := a.limits[a.by], a.debts[a.by]
+		for name, n := range map[string]int64{
+			"X-Ratelimit-Limit":     int64(lim.rate.Burst),
+			"X-Ratelimit-Remaining": int64(lim.remaining(debt)),
+			"X-Ratelimit-Reset":     (debt + ticksPerSecond - 1) / ticksPerSecond,
+		} {
+			h[name] = f.value(f.string(strconv.AppendInt(space[:0], n, 10)))
+		}
+	}
 	l.fields.Put(f)
 }
 

@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"context"
 	"fmt"
 	"math"
 )
@@ -70,15 +71,15 @@ func (m *memory) cut(limits []*limit) {
 	}
 }
 
-// Peek reports what Allow(key, 1) would answer now, and spends and counts
-// nothing.
-func (l *Limiter) Peek(key string) Decision {
-	a := l.charge(key, 0)
-	before := a.debts
+// Peek reports what Allow(ctx, key, 1) would answer now without waiting, and
+// spends and counts nothing.
+func (l *Limiter) Peek(ctx context.Context, key string) Decision {
+	a := l.askKey(key, 0)
+	l.chargeAsk(ctx, a)
+	debts := a.debts
 	a.n = 1
-	a.judge(l.mem.Load().now())
-	if a.allowed {
-		a.debts = before
+	if a.judge(0); a.allowed {
+		a.debts = debts
 	}
 	return l.decision(a)
 }
@@ -88,15 +89,24 @@ func (l *Limiter) Peek(key string) Decision {
 // tokens back, as many as the buckets have room for. A bucket can be
 // overdrawn until it is two years from full; requests are refused until it has
 // their tokens again. Groups are left alone.
-func (l *Limiter) Charge(key string, n int) { l.charge(key, n) }
+func (l *Limiter) Charge(ctx context.Context, key string, n int) {
+	l.chargeAsk(ctx, l.askKey(key, n))
+}
 
 // Forget fills key's buckets.
-func (l *Limiter) Forget(key string) { l.charge(key, math.MinInt) }
+func (l *Limiter) Forget(ctx context.Context, key string) { l.Charge(ctx, key, math.MinInt) }
 
-func (l *Limiter) charge(key string, n int) *ask {
+func (l *Limiter) askKey(key string, n int) *ask {
 	a := &ask{n: n}
 	a.keys[0] = key
 	l.fill(a, l.plan.Load())
-	l.mem.Load().charge(a)
 	return a
+}
+
+func (l *Limiter) chargeAsk(ctx context.Context, a *ask) {
+	if l.shared != nil {
+		l.chargeShared(ctx, a)
+		return
+	}
+	l.mem.Load().charge(a)
 }

@@ -104,16 +104,24 @@ func (m *memory) take(a *ask) {
 			return
 		}
 	}
-	m.locked(a, now, false)
+	m.locked(a, now, take)
 }
 
 // charge adds a.n tokens to the debt of every bucket whether or not they are
 // there, or gives them back when a.n is negative.
-func (m *memory) charge(a *ask) { m.locked(a, m.now(), true) }
+func (m *memory) charge(a *ask) { m.locked(a, m.now(), charge) }
 
-// locked does the same under the locks of the shards that a touches, always
-// taken in the order of the tables.
-func (m *memory) locked(a *ask, now int64, charge bool) {
+// What locked is to do with a.
+const (
+	take   = iota // a.n tokens from every bucket, or from none
+	charge        // a.n tokens from every bucket
+	follow        // make the debts those that a says
+)
+
+// locked does it under the locks of the shards that a touches, always taken in
+// the order of the tables.
+func (m *memory) locked(a *ask, now int64, what int) {
+	told := a.debts
 	var held [1 + maxGroups]struct {
 		sh *shard
 		h  uint64
@@ -128,19 +136,22 @@ func (m *memory) locked(a *ask, now int64, charge bool) {
 		from, to := a.span(k)
 		at.i = t.openLocked(at.sh, at.h, now, a.debts[from:to])
 	}
-	if charge {
+	switch what {
+	case take:
+		a.judge(now)
+	case charge:
 		for i := range a.all {
 			a.debts[i] = min(max(a.debts[i]+a.limits[i].cost(now+a.debts[i], a.n), 0), maxDebt)
 		}
-		a.allowed = true
+		a.allowed, a.wait, a.by = true, 0, 0
 		a.least()
-	} else {
-		a.judge(now)
+	case follow:
+		a.debts = told
 	}
 	for k := range levels {
 		t, at := m.tables[k], &held[k]
 		from, to := a.span(k)
-		if at.i >= 0 || a.allowed && slices.Max(a.debts[from:to]) > 0 {
+		if at.i >= 0 || (what == follow || a.allowed) && slices.Max(a.debts[from:to]) > 0 {
 			t.closeLocked(at.sh, at.h, at.i, now, a.debts[from:to])
 		}
 		at.sh.mu.Unlock()

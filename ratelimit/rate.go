@@ -81,6 +81,26 @@ type limit struct {
 
 	policy string // name of the policy in header fields
 	item   string // `"name"`, the start of this policy's RateLimit item
+	local  *limit // what holds while a Store is out
+}
+
+// newPolicy makes the limit of a policy, and its local share. The share of both
+// the rate and the burst is taken, so that a debt, which is a time, means the
+// same part of the bucket in both.
+func newPolicy(what, name string, rate Rate, share float64) (*limit, error) {
+	l, err := newLimit(what, rate)
+	if err != nil {
+		return nil, err
+	}
+	r := l.rate
+	r.Burst = max(1, int(float64(r.Burst)*share))
+	r.Per = time.Duration(min(float64(r.Per)/share, float64(year)))
+	if l.local, err = newLimit(what, r); err != nil {
+		return nil, err
+	}
+	l.policy, l.item = name, `"`+name+`"`
+	l.local.policy, l.local.item = l.policy, l.item
+	return l, nil
 }
 
 // newLimit checks rate; what names its field in errors.

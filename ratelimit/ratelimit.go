@@ -105,9 +105,47 @@ type Config struct {
 	// means 429 with a line of text, or problem+json if Accept asks for it.
 	Fallback http.Handler
 
-	// MaxWait bounds how long a request that Transport paces may wait. Zero
-	// means as long as its context allows.
+	// Headers says which header fields answers carry.
+	Headers Headers
+
+	// Settle says what a request has cost in the end, by its answer: 0 for a
+	// login that succeeded, the tokens that a model used. The difference to
+	// Cost is charged or given back, as by Charge. A request that panicked, or
+	// whose client left before the end, is not settled: whoever could get
+	// tokens back by leaving would have no limit.
+	Settle func(r *http.Request, o Outcome) int
+
+	// MaxWait is how long a request may wait for its turn, in order, where it
+	// would otherwise be refused at once. Zero means that Handler, Allow and
+	// Decide do not wait, and that Transport waits as long as the request's
+	// context allows. In a dry run nothing but Transport waits.
 	MaxWait time.Duration
+
+	// Store holds the buckets where several processes share them, such as
+	// [NewRedisStore]. Nil means in this process.
+	Store Store
+
+	// StoreTimeout is how long a decision may wait for the Store. One that
+	// waited in vain, or got an error, makes it an outage: from then on
+	// decisions do not wait, and every 100 ms one of them has the Store
+	// asked in the background whether it answers again. Default 25ms.
+	StoreTimeout time.Duration
+
+	// Outage says how to decide meanwhile. Default DecideLocally.
+	Outage Outage
+
+	// LocalShare is the part of the rates and bursts that this process grants
+	// by itself in an outage: with n processes, 1/n keeps the sum. More than
+	// 0, at most 1. Default 0.5.
+	LocalShare float64
+
+	// Lease is how many tokens to take from the Store at once, for a key that
+	// is asked for, to decide the next requests without it; and refusals are
+	// remembered until they would end. Near the limit less is taken. Each
+	// process may then hold back up to so many tokens of a key and use them
+	// later: the most that n processes admit is n*Lease more than the bound.
+	// Default 0: every decision asks the Store.
+	Lease int
 
 	// MaxPause bounds how long Transport obeys an upstream's answer. Default
 	// a minute; negative means that it pays no heed to answers.
@@ -129,12 +167,16 @@ type Group struct {
 // A Limiter holds a bucket for each key. Make it with [New]. It is safe for
 // concurrent use.
 type Limiter struct {
-	cfg    Config
-	groups []*limit
-	plan   atomic.Pointer[plan]
-	tiers  atomic.Pointer[map[Rate]*plan]
-	mu     sync.Mutex // guards writing plan and tiers
-	mem    atomic.Pointer[memory]
+	cfg     Config
+	groups  []*limit
+	plan    atomic.Pointer[plan]
+	tiers   atomic.Pointer[map[Rate]*plan]
+	mu      sync.Mutex // guards writing plan and tiers
+	mem     atomic.Pointer[memory]
+	start   time.Time
+	maxWait int64   // of Handler, Allow and Decide, in ticks
+	shared  *shared // nil without a Store
+	lines   lines
 
 	fields    sync.Pool // *fields
 	upstreams upstreams
@@ -179,7 +221,32 @@ func New(cfg Config) (*Limiter, error) {
 	if cfg.MaxWait < 0 {
 		bad("MaxWait is %v, must not be negative", cfg.MaxWait)
 	}
-	l := &Limiter{}
+	if cfg.Headers < StandardHeaders || cfg.Headers > RetryAfterOnly {
+		bad("Headers is %d, must be one of the constants", cfg.Headers)
+	}
+	if cfg.Outage < DecideLocally || cfg.Outage > RefuseAll {
+		bad("Outage is %d, must be one of the constants", cfg.Outage)
+	}
+	if cfg.StoreTimeout < 0 {
+		bad("StoreTimeout is %v, must not be negative", cfg.StoreTimeout)
+	}
+	if !(cfg.LocalShare >= 0 && cfg.LocalShare <= 1) { // NaN is not
+		bad("LocalShare is %v, must be more than 0 and at most 1", cfg.LocalShare)
+		cfg.LocalShare = 0
+	}
+	if cfg.Lease < 0 {
+		bad("Lease is %d, must not be negative", cfg.Lease)
+	}
+	if cfg.Lease > 0 && cfg.Store == nil {
+		bad("Lease is %d, must be 0 without a Store", cfg.Lease)
+	}
+	if cfg.StoreTimeout == 0 {
+		cfg.StoreTimeout = 25 * time.Millisecond
+	}
+	if cfg.LocalShare == 0 {
+		cfg.LocalShare = 0.5
+	}
+	l := &Limiter{start: time.Now()}
 	for i, g := range cfg.Groups {
 		what := fmt.Sprintf("Groups[%d]", i)
 		if !goodName(g.Name) || g.Name == "" {
@@ -188,12 +255,11 @@ func New(cfg Config) (*Limiter, error) {
 		if g.Key == nil {
 			bad("%s.Key is nil, must name the group of a request", what)
 		}
-		lim, err := newLimit("Config."+what+".Rate", g.Rate)
+		lim, err := newPolicy("Config."+what+".Rate", g.Name, g.Rate, cfg.LocalShare)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		lim.name(g.Name)
 		l.groups = append(l.groups, lim)
 	}
 	l.cfg = cfg
@@ -210,6 +276,15 @@ func New(cfg Config) (*Limiter, error) {
 	}
 	if l.cfg.MaxKeys == 0 {
 		l.cfg.MaxKeys = 1 << 20
+	}
+	if !cfg.DryRun {
+		l.maxWait = int64(min(cfg.MaxWait, year)) * ticksPerNano
+	}
+	if cfg.Store != nil {
+		l.shared = &shared{store: cfg.Store, timeout: cfg.StoreTimeout}
+		if cfg.Lease > 0 {
+			l.shared.leases = newLeases(cfg.Lease)
+		}
 	}
 	l.plan.Store(p)
 	l.mem.Store(newMemory(len(p.limits), len(l.groups), l.cfg.MaxKeys))
@@ -237,12 +312,11 @@ func (l *Limiter) newPlan(what string, rate Rate, also []Rate) (*plan, error) {
 		if i > 0 {
 			name, field = alsoName(l.cfg.Name, i, also), fmt.Sprintf("%sAlso[%d]", what, i-1)
 		}
-		lim, err := newLimit(field, r)
+		lim, err := newPolicy(field, name, r, l.cfg.LocalShare)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		lim.name(name)
 		p.limits = append(p.limits, lim)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -259,6 +333,9 @@ type Decision struct {
 
 	// DryRun says that Allowed would be false if Config.DryRun were not set.
 	DryRun bool
+
+	// Degraded says that the Store did not answer; see Config.Outage.
+	Degraded bool
 
 	// Policy and Rate are those that refused, or that have the fewest tokens
 	// left.
@@ -284,7 +361,8 @@ const Never = time.Duration(1<<63 - 1)
 // The empty key is a bucket like any other: the one that all share who cannot
 // be told apart. A key may have any length; it is not kept. If n is larger
 // than the burst the answer is no, for ever. The error is not nil if n is not
-// positive, and then the answer is no too.
+// positive, or if ctx ended while waiting (Config.MaxWait), and then the answer
+// is no too. An outage of the Store is not an error; see Config.Outage.
 func (l *Limiter) Allow(ctx context.Context, key string, n int) (Decision, error) {
 	if n <= 0 {
 		return Decision{}, fmt.Errorf("ratelimit: Allow: n is %d, must be positive", n)
@@ -292,17 +370,21 @@ func (l *Limiter) Allow(ctx context.Context, key string, n int) (Decision, error
 	a := ask{n: n}
 	a.keys[0] = key
 	l.fill(&a, l.plan.Load())
-	l.decide(&a)
+	if err := l.decide(ctx, &a); err != nil {
+		return Decision{}, fmt.Errorf("ratelimit: Allow: %w", err)
+	}
 	return l.decision(&a), nil
 }
 
 // Decide is [Limiter.Allow] for a request: its key, rate and cost are found
 // as Handler finds them, and Groups hold too.
-func (l *Limiter) Decide(r *http.Request) Decision {
+func (l *Limiter) Decide(r *http.Request) (Decision, error) {
 	var a ask
 	l.askFor(r, &a)
-	l.decide(&a)
-	return l.decision(&a)
+	if err := l.decide(r.Context(), &a); err != nil {
+		return Decision{}, fmt.Errorf("ratelimit: Decide: %w", err)
+	}
+	return l.decision(&a), nil
 }
 
 // fill puts the limits of p into a.
@@ -373,23 +455,43 @@ func (l *Limiter) tier(r *http.Request, otherwise *plan) *plan {
 	return p
 }
 
-// decide answers a and counts the answer.
-func (l *Limiter) decide(a *ask) {
-	if a.n == 0 {
-		l.mem.Load().charge(a)
+// decide answers a and counts the answer. It returns an error only if ctx ended
+// while a waited for its turn.
+func (l *Limiter) decide(ctx context.Context, a *ask) error {
+	if l.maxWait > 0 && a.n > 0 {
+		if err := l.decideWaiting(ctx, a); err != nil {
+			return err
+		}
 	} else {
-		l.mem.Load().take(a)
+		l.once(ctx, a)
 	}
 	c := l.counts.mine()
 	switch {
+	case a.allowed && a.degraded && l.cfg.Outage == LetPass:
+		c.failedOpen.Add(1)
 	case a.allowed:
 		c.allowed.Add(1)
 	case l.cfg.DryRun:
 		c.dry.Add(1)
 		l.refused.add(a.keys[0])
+	case a.degraded && l.cfg.Outage == RefuseAll:
+		c.failedClosed.Add(1)
 	default:
 		c.refused.Add(1)
 		l.refused.add(a.keys[0])
+	}
+	return nil
+}
+
+// once answers a without waiting for tokens.
+func (l *Limiter) once(ctx context.Context, a *ask) {
+	switch {
+	case l.shared != nil:
+		l.decideShared(ctx, a)
+	case a.n == 0:
+		l.mem.Load().charge(a)
+	default:
+		l.mem.Load().take(a)
 	}
 }
 
@@ -398,6 +500,7 @@ func (l *Limiter) decision(a *ask) Decision {
 	lim, debt := a.limits[a.by], a.debts[a.by]
 	d := Decision{
 		Allowed:   a.allowed,
+		Degraded:  a.degraded,
 		Policy:    lim.policy,
 		Rate:      lim.rate,
 		Remaining: lim.remaining(debt),

@@ -110,7 +110,7 @@ func TestRandomCallsAreDecidedAsByXTimeRate(t *testing.T) {
 					require.Equal(t, want, got.Allowed, "seed %d, %v, call %d of %d, oracle has %v", seed, cfg, call, n, tokens)
 				}
 				if now := oracle.Tokens(); math.Abs(now-math.Round(now)) > tie {
-					require.Equal(t, int(math.Max(0, math.Floor(now))), l.Peek("k").Remaining, "seed %d, %v, call %d", seed, cfg, call)
+					require.Equal(t, int(math.Max(0, math.Floor(now))), l.Peek(ctx, "k").Remaining, "seed %d, %v, call %d", seed, cfg, call)
 				}
 				time.Sleep(time.Duration(r.Float64() * 3 * every))
 			}
@@ -212,7 +212,7 @@ func TestAllRatesOrNone(t *testing.T) {
 		for range 100 {
 			allow(t, l, "k", 1)
 		}
-		require.Equal(t, 3, func() int { l.SetRate(ratelimit.PerDay(1000)); return l.Peek("k").Remaining }(),
+		require.Equal(t, 3, func() int { l.SetRate(ratelimit.PerDay(1000)); return l.Peek(ctx, "k").Remaining }(),
 			"98 refusals by the second spent nothing of the day")
 		for range 3 {
 			require.True(t, allow(t, l, "k", 1).Allowed)
@@ -235,7 +235,7 @@ func TestImpossibleAsksAreRefused(t *testing.T) {
 		require.False(t, d.Allowed)
 		require.Equal(t, ratelimit.Never, d.RetryAfter)
 	}
-	require.Equal(t, 5, l.Peek("k").Remaining, "none of it was charged")
+	require.Equal(t, 5, l.Peek(ctx, "k").Remaining, "none of it was charged")
 
 	long := strings.Repeat("k", 1<<20)
 	require.True(t, allow(t, l, long, 5).Allowed)

@@ -9,15 +9,19 @@ import (
 // Stats counts what a [Limiter] has decided since it was made. The numbers
 // are read one after the other, not in one instant.
 type Stats struct {
-	Allowed     uint64 // requests that passed
-	Refused     uint64 // requests that did not
-	WouldRefuse uint64 // requests that passed only because of DryRun
-	Errors      uint64 // invalid rates from RateOf, negative costs
-	Panics      uint64 // of OnRefuse
-	Keys        int    // buckets in memory, those that are full but not yet forgotten included
-	Forgotten   uint64 // full buckets whose memory was used again
-	Overflowed  uint64 // requests that drew from an overflow bucket
-	MostRefused []KeyCount
+	Allowed      uint64 // requests that passed
+	Refused      uint64 // requests that did not
+	WouldRefuse  uint64 // requests that passed only because of DryRun
+	FailedOpen   uint64 // requests let pass because the Store did not answer
+	FailedClosed uint64 // requests refused because the Store did not answer
+	Degraded     uint64 // decisions made without the Store, however
+	StoreErrors  uint64 // calls of the Store that failed or were late
+	Errors       uint64 // invalid rates from RateOf, negative costs
+	Panics       uint64 // of OnRefuse
+	Keys         int    // buckets in memory, those that are full but not yet forgotten included
+	Forgotten    uint64 // full buckets whose memory was used again
+	Overflowed   uint64 // requests that drew from an overflow bucket
+	MostRefused  []KeyCount
 }
 
 // Stats returns the counts so far. It is cheap, and safe for concurrent use.
@@ -32,6 +36,11 @@ func (l *Limiter) Stats() Stats {
 		s.Allowed += c.allowed.Load()
 		s.Refused += c.refused.Load()
 		s.WouldRefuse += c.dry.Load()
+		s.FailedOpen += c.failedOpen.Load()
+		s.FailedClosed += c.failedClosed.Load()
+	}
+	if l.shared != nil {
+		s.Degraded, s.StoreErrors = l.shared.degraded.Load(), l.shared.failed.Load()
 	}
 	for _, t := range l.mem.Load().tables {
 		s.Keys += int(t.used.Load())
@@ -49,9 +58,20 @@ func (l *Limiter) Collect(emit func(name, help, kind string, value float64, labe
 	emit(requests, help, "counter", float64(s.Allowed), "policy", name, "outcome", "allowed")
 	emit(requests, help, "counter", float64(s.Refused), "policy", name, "outcome", "denied")
 	emit(requests, help, "counter", float64(s.WouldRefuse), "policy", name, "outcome", "dry_run")
+	emit(requests, help, "counter", float64(s.FailedOpen), "policy", name, "outcome", "failed_open")
+	emit(requests, help, "counter", float64(s.FailedClosed), "policy", name, "outcome", "failed_closed")
 	emit("spillway_ratelimit_keys", "Buckets in memory.", "gauge", float64(s.Keys), "policy", name)
 	emit("spillway_ratelimit_evictions_total", "Full buckets forgotten to make room.", "counter", float64(s.Forgotten), "policy", name)
 	emit("spillway_ratelimit_overflowed_total", "Requests that drew from an overflow bucket because the table was full of debts.", "counter", float64(s.Overflowed), "policy", name)
+	if l.shared != nil {
+		up := 1.0
+		if l.shared.down.Load() != nil {
+			up = 0
+		}
+		emit("spillway_ratelimit_store_up", "Whether the shared store answers.", "gauge", up, "policy", name)
+		emit("spillway_ratelimit_store_errors_total", "Calls of the shared store that failed or were late.", "counter", float64(s.StoreErrors), "policy", name)
+		emit("spillway_ratelimit_degraded_total", "Decisions made without the shared store.", "counter", float64(s.Degraded), "policy", name)
+	}
 	l.waits.collect(emit, name)
 	emit("spillway_ratelimit_errors_total", "Invalid rates and costs from hooks, and hooks that panicked.", "counter", float64(s.Errors+s.Panics), "policy", name)
 }
@@ -60,6 +80,14 @@ func (l *Limiter) Collect(emit func(name, help, kind string, value float64, labe
 // It is safe for concurrent use.
 func (l *Limiter) Conditions() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
+		if s := l.shared; s != nil {
+			if o := s.down.Load(); o != nil {
+				how := [...]string{"deciding locally", "letting all pass", "refusing all"}[l.cfg.Outage]
+				if !yield(l.cfg.Name, fmt.Sprintf("%s since %s, the store does not answer: %v", how, o.since.UTC().Format("15:04:05Z"), o.err)) {
+					return
+				}
+			}
+		}
 		m := l.mem.Load()
 		for _, t := range m.tables {
 			if t.flooded.Load() <= m.now() {

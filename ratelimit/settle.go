@@ -1,0 +1,84 @@
+package ratelimit
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+)
+
+// An Outcome is how a request was answered.
+type Outcome struct {
+	Status  int         // 200 if the handler wrote nothing
+	Written int64       // bytes of body
+	Header  http.Header // as the handler left it
+}
+
+// settle serves r and charges what it has cost in the end.
+func (l *Limiter) settle(next http.Handler, w http.ResponseWriter, r *http.Request, a *ask) {
+	rec := &recorder{ResponseWriter: w}
+	next.ServeHTTP(rec, r)
+	if r.Context().Err() != nil {
+		return
+	}
+	if rec.status == 0 {
+		rec.status = http.StatusOK
+	}
+	cost := l.cfg.Settle(r, Outcome{rec.status, rec.written, w.Header()})
+	if cost < 0 {
+		l.counts.errors.Add(1)
+		return
+	}
+	if charged := a.n; cost != charged {
+		a.n = cost - charged
+		l.chargeAsk(r.Context(), a)
+	}
+}
+
+// A recorder remembers the status and counts the bytes that pass.
+type recorder struct {
+	http.ResponseWriter
+	status  int
+	written int64
+}
+
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *recorder) WriteHeader(status int) {
+	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	w.begun()
+	n, err := w.ResponseWriter.Write(p)
+	w.written += int64(n)
+	return n, err
+}
+
+// ReadFrom keeps sendfile.
+func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
+	w.begun()
+	n, err := io.Copy(w.ResponseWriter, r)
+	w.written += n
+	return n, err
+}
+
+func (w *recorder) Flush() { w.FlushError() }
+
+func (w *recorder) FlushError() error {
+	w.begun()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+func (w *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+func (w *recorder) begun() {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+}
