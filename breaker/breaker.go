@@ -79,28 +79,30 @@ func (s State) String() string {
 // unless Config.Key says otherwise: see [Breaker.For]. It is safe for
 // concurrent use.
 type Breaker struct {
+	// Read by every call, and hardly ever written.
 	fam     *family
 	key     string // "" for the circuit of the Breaker that New returned
 	cur     atomic.Pointer[period]
-	counts  [numOutcomes]atomic.Uint64
-	retired atomic.Bool // dropped from the table; its counts go to fam.retired
+	force   atomic.Pointer[force] // nil unless forced; written with mu held
+	retired atomic.Bool           // dropped from the table; its counts go to fam.retired
+	_       [8]byte               // apart from what every call writes
+
+	counts [numOutcomes]atomic.Uint64
 
 	mu     sync.Mutex // guards what follows, and the fields of period that say so
 	shown  State      // as last reported
 	level  int        // how often the open time has doubled
 	closed int64      // when the circuit last closed, on the family's clock
-	force  *force     // nil unless forced
 	notice notice     // what the upstream asked for last
 	last   *LastFailure
 }
 
 // family is what the circuits of one Breaker share.
 type family struct {
-	cfg   Config
-	base  time.Time // the clock's zero
-	shift uint      // flight epochs are 1<<shift nanoseconds long
-	root  *Breaker
-	keys  *table
+	cfg  Config
+	base time.Time // the clock's zero
+	root *Breaker
+	keys *table
 
 	forced  atomic.Int64 // circuits that are forced open or closed
 	dryRun  atomic.Bool
@@ -128,7 +130,6 @@ func New(cfg Config) (*Breaker, error) {
 	}
 	f := &family{cfg: cfg, base: time.Now()}
 	f.dryRun.Store(cfg.DryRun)
-	f.shift = flightShift(cfg.SlowCall)
 	f.keys = newTable(cfg.MaxKeys)
 	f.root = new(Breaker)
 	f.root.init(f, "")
@@ -174,30 +175,27 @@ func (b *Breaker) Name() string { return b.fam.cfg.Name }
 //
 // An open circuit whose time is over stays Open until a call comes to probe it.
 func (b *Breaker) State() State {
-	if b != b.fam.root {
-		b.mu.Lock()
-		b.expireForceLocked(b.fam.now())
-		s := b.shown
-		b.mu.Unlock()
-		b.fam.deliver()
-		return s
-	}
-	if b.fam.forced.Load() != 0 {
-		b.mu.Lock()
-		b.expireForceLocked(b.fam.now())
-		force := b.force
-		b.mu.Unlock()
-		b.fam.deliver()
-		if force != nil { // it speaks for every key
-			return force.state
+	f := b.fam
+	if f.forced.Load() != 0 {
+		if fo := b.forcedNow(f.now()); fo != nil {
+			return fo.state
 		}
 	}
+	if b != f.root {
+		return b.shownNow()
+	}
 	for s := State(numStates - 1); s > Closed; s-- {
-		if b.fam.inState[s].Load() > 0 {
+		if f.inState[s].Load() > 0 {
 			return s
 		}
 	}
 	return Closed
+}
+
+func (b *Breaker) shownNow() State {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.shown
 }
 
 // outcome is what a call is counted as.

@@ -18,77 +18,81 @@ type call struct {
 	over  bool
 }
 
-// enter lets a call through, or refuses it. What it returns must come to its
-// end, even if the call panics: defer call.abandon.
-func (b *Breaker) enter(now int64) (call, *OpenError) {
-	f := b.fam
-	for f.forced.Load() == 0 {
+// enter lets the call c through to b, or refuses it. A call that is let through
+// must come to its end, even if it panics: defer c.abandon. The clock is read
+// only if someone wants to know.
+func (c *call) enter(b *Breaker) *OpenError {
+	c.b = b
+	for b.fam.forced.Load() == 0 {
 		p := b.cur.Load()
 		if p.gate.Load() != gateClosed {
-			return b.ask(p, now)
+			return c.ask(p, b.fam.now())
 		}
-		if f.cfg.SlowCall == 0 {
-			return call{b: b, p: p, start: now}, nil
+		if p.mark == 0 {
+			c.p = p
+			return nil
 		}
-		epoch := uint64(now>>f.shift) + 1
+		now := b.fam.now()
+		epoch := p.epoch(now)
 		if p.slow.flight.begin(epoch) {
-			return call{b: b, p: p, start: now, epoch: epoch}, nil
+			c.p, c.start, c.epoch = p, now, epoch
+			return nil
 		}
 		b.sweep(p, now, epoch) // which may open the circuit
-		now = f.now()
 	}
-	return b.enterForced(now)
+	return c.enterForced(b.fam.now())
 }
 
 // ask decides about a call when the gate isn't simply open.
-func (b *Breaker) ask(p *period, now int64) (call, *OpenError) {
+func (c *call) ask(p *period, now int64) *OpenError {
 	gate := p.gate.Load()
 	switch {
 	case gate == gateClosed:
-		return b.admit(p, now), nil
+		c.join(p, now)
+		return nil
 	case gate == gateRamp && now < p.ramp.to:
 		if !p.ramp.admits(now) {
-			return b.refuse(p.refusal.Load(), now)
+			return c.refuse(p.refusal.Load())
 		}
-		return b.admit(p, now), nil
+		c.join(p, now)
+		return nil
 	case gate > now:
-		return b.refuse(p.refusal.Load(), now)
+		return c.refuse(p.refusal.Load())
 	}
-	b.mu.Lock()
-	c, no := b.probeLocked(now)
-	b.mu.Unlock()
-	b.fam.deliver()
+	c.b.mu.Lock()
+	no := c.probeLocked(now)
+	c.b.mu.Unlock()
+	c.b.fam.deliver()
 	if no != nil {
-		return b.refuse(no, now)
+		return c.refuse(no)
 	}
 	if c.probe == 0 {
-		return b.admit(c.p, now), nil
+		c.join(c.p, now)
 	}
-	return c, nil
+	return nil
 }
 
-// admit returns a call that counts in p.
-func (b *Breaker) admit(p *period, now int64) call {
-	c := call{b: b, p: p, start: now}
-	if b.fam.cfg.SlowCall > 0 {
-		epoch := uint64(now>>b.fam.shift) + 1
+// join lets the call count in p.
+func (c *call) join(p *period, now int64) {
+	c.p, c.start = p, now
+	if p.mark > 0 {
+		epoch := p.epoch(now)
 		if p.slow.flight.begin(epoch) {
 			c.epoch = epoch
-		} else if b.sweep(p, now, epoch); p.slow.flight.begin(epoch) {
+		} else if c.b.sweep(p, now, epoch); p.slow.flight.begin(epoch) {
 			c.epoch = epoch
 		}
 	}
-	return c
 }
 
 // refuse counts a refusal, or lets the call through in a dry run.
-func (b *Breaker) refuse(e *OpenError, now int64) (call, *OpenError) {
-	if b.fam.dryRun.Load() {
-		b.count(spared)
-		return call{b: b, start: now}, nil
+func (c *call) refuse(no *OpenError) *OpenError {
+	if c.b.fam.dryRun.Load() {
+		c.b.count(spared)
+		return nil
 	}
-	b.count(refused)
-	return call{}, e
+	c.b.count(refused)
+	return no
 }
 
 // sweep is for the first call of an epoch: it looks for calls that are past the
@@ -97,7 +101,7 @@ func (b *Breaker) sweep(p *period, now int64, epoch uint64) {
 	f := b.fam
 	s := &p.slow
 	s.mu.Lock()
-	late := s.flight.sweep(now-int64(f.cfg.SlowCall), epoch, f.shift)
+	late := s.flight.sweep(now-p.mark, epoch, p.shift)
 	if late == 0 {
 		s.mu.Unlock()
 		return
@@ -126,28 +130,19 @@ func (b *Breaker) noteSlow(p *period, now int64) {
 
 // answered notes that the answer has begun: the call is slow, or isn't.
 func (c *call) answered() {
-	f := c.b.fam
 	c.timed = true
-	if f.cfg.SlowCall == 0 {
+	p := c.p
+	if p == nil || p.mark == 0 {
 		return
 	}
-	now := f.now()
-	c.slow = now-c.start >= int64(f.cfg.SlowCall)
-	if c.epoch != 0 {
-		if s := &c.p.slow; !s.flight.end(c.epoch) {
-			s.mu.Lock()
-			s.windowLocked(f).landed(now)
-			s.mu.Unlock()
-		}
+	now := p.fam.now()
+	c.slow = now-c.start >= p.mark
+	if c.epoch != 0 && !p.slow.flight.end(c.epoch) {
+		p.landed(now)
 	}
+	c.epoch = 0
 	if c.probe != 0 && !c.slow {
-		c.b.mu.Lock()
-		for i := range c.p.probes {
-			if c.p.probes[i].id == c.probe {
-				c.p.probes[i].answered = true
-			}
-		}
-		c.b.mu.Unlock()
+		c.b.probeAnswered(c)
 	}
 }
 
@@ -162,14 +157,14 @@ func (c *call) end(v Verdict, wait time.Duration) {
 	}
 	b, p := c.b, c.p
 	switch {
+	case v == Success && !c.slow:
+		b.count(succeeded)
+	case v == Success:
+		b.count(slow)
 	case v == Ignore:
 		b.count(ignored)
-	case v != Success:
-		b.count(failed)
-	case c.slow:
-		b.count(slow)
 	default:
-		b.count(succeeded)
+		b.count(failed)
 	}
 	switch {
 	case p == nil:

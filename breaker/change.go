@@ -46,8 +46,8 @@ func (b *Breaker) showLocked(now int64, why string) {
 	if s == Closed && p.gate.Load() == gateRamp {
 		s = Recovering
 	}
-	if b.force != nil {
-		s = b.force.state
+	if fo := b.force.Load(); fo != nil {
+		s = fo.state
 	}
 	if s == b.shown {
 		return
@@ -149,19 +149,18 @@ func (b *Breaker) Conditions() iter.Seq2[string, string] {
 				return
 			}
 		}
-		f.deliver()
 	}
 }
 
 // condition says what isn't normal about one circuit, or "".
 func (b *Breaker) condition(now int64) string {
+	b.releaseExpired(now)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.expireForceLocked(now)
-	p := b.cur.Load()
+	p, fo := b.cur.Load(), b.force.Load()
 	switch e := p.refusal.Load(); {
-	case b.force != nil:
-		return b.force.describe(b.fam)
+	case fo != nil:
+		return fo.describe(b.fam)
 	case b.shown == Closed:
 		return ""
 	case b.shown == Open && now >= p.gate.Load():

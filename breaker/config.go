@@ -39,8 +39,8 @@ type Config struct {
 
 	// SlowRatio is the share of slow calls, above 0 and up to 1, at which the
 	// circuit opens: those that ended slow or are in flight past the mark, among
-	// those that ended or are in flight past the mark. Default 0.5; negative is
-	// off.
+	// those that ended or are in flight past the mark. It is looked at whenever a
+	// call turns out slow. Default 0.5; negative is off.
 	SlowRatio float64
 
 	// SlowToEnd measures an HTTP call to the end of its body. By default it is
@@ -189,9 +189,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.FailureRatio == 0 && c.ConsecutiveFailures == 0 && c.SlowCall == 0 {
 		errs = append(errs, errors.New("breaker: Config.FailureRatio, ConsecutiveFailures and SlowCall are all off, must be one rule on"))
-	}
-	if c.Judge == nil {
-		c.Judge = DefaultJudge
 	}
 	duration("OpenFor", &c.OpenFor, 5*time.Second, time.Millisecond, maxTime, false)
 	if c.MaxOpen == 0 {

@@ -66,10 +66,9 @@ func (b *Breaker) setForce(s State, d time.Duration, why string) {
 		fo.until = now + int64(min(d, maxTime))
 		fo.no.Until = f.at(fo.until)
 	}
-	if b.force == nil {
+	if b.force.Swap(fo) == nil {
 		f.forced.Add(1)
 	}
-	b.force = fo
 	b.showLocked(now, "forced "+s.String()+": "+why)
 	b.mu.Unlock()
 	f.deliver()
@@ -77,47 +76,52 @@ func (b *Breaker) setForce(s State, d time.Duration, why string) {
 
 // releaseLocked ends what is forced, if anything. b.mu is held.
 func (b *Breaker) releaseLocked(now int64, why string) {
-	if b.force == nil {
-		return
-	}
-	b.force = nil
-	b.fam.forced.Add(-1)
-	b.showLocked(now, why)
-}
-
-// expireForceLocked ends what is forced if its time is over. b.mu is held.
-func (b *Breaker) expireForceLocked(now int64) {
-	if fo := b.force; fo != nil && fo.until != 0 && now >= fo.until {
-		b.releaseLocked(now, "no longer forced "+fo.state.String())
+	if b.force.Swap(nil) != nil {
+		b.fam.forced.Add(-1)
+		b.showLocked(now, why)
 	}
 }
 
-// forcedNow returns what b, or the Breaker it is a circuit of, is forced to.
+// forcedNow returns what b, or the Breaker that it is a circuit of, is forced
+// to, or nil.
 func (b *Breaker) forcedNow(now int64) *force {
 	for _, c := range [...]*Breaker{b.fam.root, b} {
-		c.mu.Lock()
-		c.expireForceLocked(now)
-		fo := c.force
-		c.mu.Unlock()
-		if fo != nil {
+		fo := c.force.Load()
+		if fo == nil {
+			continue
+		}
+		if fo.until == 0 || now < fo.until {
 			return fo
 		}
+		c.mu.Lock()
+		if c.force.Load() == fo {
+			c.releaseLocked(now, "no longer forced "+fo.state.String())
+		}
+		c.mu.Unlock()
+		c.fam.deliver()
 	}
 	return nil
 }
 
+// releaseExpired ends what b is forced to if its time is over.
+func (b *Breaker) releaseExpired(now int64) {
+	if b.force.Load() != nil {
+		b.forcedNow(now)
+	}
+}
+
 // enterForced is enter for when some circuit of the family is forced.
-func (b *Breaker) enterForced(now int64) (call, *OpenError) {
+func (c *call) enterForced(now int64) *OpenError {
+	b := c.b
 	fo := b.forcedNow(now)
-	b.fam.deliver()
 	switch {
 	case fo == nil:
-		return b.ask(b.cur.Load(), now)
+		return c.ask(b.cur.Load(), now)
 	case fo.state == Open:
-		return b.refuse(fo.no, now)
+		return c.refuse(fo.no)
 	}
 	if b.cur.Load().gate.Load() != gateClosed {
 		b.count(spared)
 	}
-	return call{b: b, start: now}, nil
+	return nil
 }

@@ -17,8 +17,8 @@ import (
 // [ErrOpen]: a refused call isn't counted as a failure, in whatever order Do,
 // singleflight and the loop are nested.
 func Do[T any](ctx context.Context, b *Breaker, fn func(context.Context) (T, error)) (T, error) {
-	c, no := b.enter(b.fam.now())
-	if no != nil {
+	var c call
+	if no := c.enter(b); no != nil {
 		var zero T
 		return zero, no
 	}
@@ -31,8 +31,8 @@ func Do[T any](ctx context.Context, b *Breaker, fn func(context.Context) (T, err
 // DoOr is like [Do], but calls fallback for the answer when the call is
 // refused. fallback isn't counted.
 func DoOr[T any](ctx context.Context, b *Breaker, fn func(context.Context) (T, error), fallback func(context.Context, *OpenError) (T, error)) (T, error) {
-	c, no := b.enter(b.fam.now())
-	if no != nil {
+	var c call
+	if no := c.enter(b); no != nil {
 		return fallback(ctx, no)
 	}
 	defer c.abandon(ctx)
@@ -46,8 +46,8 @@ func DoOr[T any](ctx context.Context, b *Breaker, fn func(context.Context) (T, e
 // never comes is not counted. Otherwise err is an [*OpenError]. ctx is the
 // call's, and may be cancelled: see [Do].
 func (b *Breaker) Allow(ctx context.Context) (done func(error), err error) {
-	c, no := b.enter(b.fam.now())
-	if no != nil {
+	var c call
+	if no := c.enter(b); no != nil {
 		return nil, no
 	}
 	a := &allowed{ctx: ctx, c: c}
@@ -66,8 +66,8 @@ func (a *allowed) done(err error) {
 
 // finish ends a call that returned err.
 func (c *call) finish(ctx context.Context, err error) {
-	if err == nil {
-		c.end(c.b.fam.cfg.Judge(Outcome{}), 0)
+	if err == nil && c.b.fam.cfg.Judge == nil {
+		c.end(Success, 0)
 		return
 	}
 	v := c.judge(ctx, Outcome{Err: err})

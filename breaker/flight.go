@@ -135,6 +135,17 @@ type slowCalls struct {
 	window *slowWindow
 }
 
+// epoch returns the number of the epoch of a time. The first is 1: a slot that
+// says 0 has been swept.
+func (p *period) epoch(now int64) uint64 { return uint64(now>>p.shift) + 1 }
+
+// landed takes back a call that was late, and has ended.
+func (p *period) landed(now int64) {
+	p.slow.mu.Lock()
+	p.slow.windowLocked(p.fam).landed(now)
+	p.slow.mu.Unlock()
+}
+
 func (s *slowCalls) windowLocked(f *family) *slowWindow {
 	if s.window == nil {
 		s.window = &slowWindow{step: int64(f.cfg.Window) / int64(len(s.window.buckets))}

@@ -11,36 +11,40 @@ import (
 // probeLocked decides about a call when the gate's time is over: it moves the
 // circuit on as far as time alone can, and hands out a probe if there is one.
 // b.mu is held.
-func (b *Breaker) probeLocked(now int64) (call, *OpenError) {
+func (c *call) probeLocked(now int64) *OpenError {
+	b := c.b
 	p := b.cur.Load()
+	c.start = now
 	if p.state == Closed { // the ramp has ended, or another call was faster
 		if p.gate.Load() == gateRamp && now >= p.ramp.to {
 			p.gate.Store(gateClosed)
 			b.showLocked(now, "full traffic")
 		}
-		return call{b: b, p: p, start: now}, nil
+		c.p = p
+		return nil
 	}
 	if now < p.gate.Load() {
-		return call{}, p.refusal.Load()
+		return p.refusal.Load()
 	}
 	if p.state == Open {
 		if p.cb.State() != gobreaker.StateHalfOpen { // its clock is behind ours: not in this world
-			return call{}, p.refusal.Load()
+			return p.refusal.Load()
 		}
 		p.state = HalfOpen
 		b.showLocked(now, "probing")
 	}
-	if p = b.writeOffLocked(p, now); p.state != HalfOpen {
-		return call{}, p.refusal.Load()
-	}
-	if !p.hasRoom() {
+	if p = b.writeOffLocked(p, now); p.state == HalfOpen && p.hasRoom() {
+		p.nextID++
+		p.probes = append(p.probes, probe{id: p.nextID, lease: now + int64(b.fam.cfg.ProbeLease)})
+		c.p, c.probe = p, p.nextID
 		b.shutLocked(p, now)
-		return call{}, p.refusal.Load()
+		return nil
 	}
-	p.nextID++
-	p.probes = append(p.probes, probe{id: p.nextID, lease: now + int64(b.fam.cfg.ProbeLease)})
-	b.shutLocked(p, now)
-	return call{b: b, p: p, start: now, probe: p.nextID}, nil
+	if p.state == Closed { // the probe that was written off was the last one needed
+		c.p = p
+		return nil
+	}
+	return p.refusal.Load()
 }
 
 // hasRoom reports whether another probe may go out: no more at once than
@@ -133,6 +137,18 @@ func (b *Breaker) closeLocked(p *period, now int64) {
 		p.gate.Store(gateClosed)
 	}
 	b.showLocked(now, why)
+}
+
+// probeAnswered notes that a probe was answered in time, and lacks only the end
+// of its body.
+func (b *Breaker) probeAnswered(c *call) {
+	b.mu.Lock()
+	for i := range c.p.probes {
+		if c.p.probes[i].id == c.probe {
+			c.p.probes[i].answered = true
+		}
+	}
+	b.mu.Unlock()
 }
 
 // admits lets pass a share that grows from a tenth at r.from to all at r.to.

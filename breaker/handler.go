@@ -27,13 +27,12 @@ type handler struct {
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f := h.b.fam
-	now := f.now()
 	b := h.b
-	if f.cfg.Key != nil {
-		b = f.find(f.cfg.Key(r), now)
+	if f.cfg.Key != nil && b == f.root {
+		b = f.find(f.cfg.Key(r), f.now())
 	}
-	c, no := b.enter(now)
-	if no != nil {
+	var c call
+	if no := c.enter(b); no != nil {
 		f.refuseHTTP(w, r, no)
 		return
 	}

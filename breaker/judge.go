@@ -72,7 +72,12 @@ func (c *call) judge(ctx context.Context, o Outcome) Verdict {
 	if (o.Err != nil || o.Status >= 500) && gone(ctx) {
 		return Ignore
 	}
-	v := c.b.fam.cfg.Judge(o)
+	var v Verdict
+	if judge := c.b.fam.cfg.Judge; judge != nil {
+		v = judge(o)
+	} else {
+		v = DefaultJudge(o)
+	}
 	if v == Failure || v == Trip {
 		c.b.fail(o.Err, o.Status)
 	}

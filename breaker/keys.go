@@ -130,7 +130,7 @@ func (f *family) forgetIdleLocked(s *shard, now int64, n int) {
 		if !ok || now-c.used < f.idleAfter() {
 			return
 		}
-		if c.forcedLocked() {
+		if c.force.Load() != nil {
 			c.used = now // look again later
 			s.lru.Get(k)
 			continue
@@ -147,7 +147,7 @@ func (f *family) forgetIdleLocked(s *shard, now int64, n int) {
 func (f *family) makeRoomLocked(s *shard) {
 	for range min(8, s.lru.Len()) {
 		k, c, _ := s.lru.GetOldest()
-		if c.shownNow() == Closed && !c.forcedLocked() {
+		if c.shownNow() == Closed && c.force.Load() == nil {
 			break
 		}
 		s.lru.Get(k)
@@ -174,26 +174,13 @@ func (f *family) all() []*Breaker {
 	return out
 }
 
-func (b *Breaker) shownNow() State {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.shown
-}
-
-func (b *Breaker) forcedLocked() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.force != nil
-}
-
 // retire moves what a circuit has counted to its family. Calls that are still
 // in flight find their way there too.
 func (b *Breaker) retire() {
 	b.mu.Lock()
 	b.retired.Store(true)
 	b.fam.inState[b.shown].Add(-1)
-	if b.force != nil {
-		b.force = nil
+	if b.force.Swap(nil) != nil {
 		b.fam.forced.Add(-1)
 	}
 	b.mu.Unlock()

@@ -19,15 +19,17 @@ import (
 // does nothing but return how. So it never waits for anything, it holds nothing
 // that could be lost, and nothing of the user's runs under its lock.
 type period struct {
-	cb   *gobreaker.CircuitBreaker[struct{}]
-	fam  *family
-	gate atomic.Int64 // see pass
-
-	refusal atomic.Pointer[OpenError] // what calls get while the gate is shut
+	// Read by every call, and hardly ever written.
+	cb      *gobreaker.CircuitBreaker[struct{}]
+	fam     *family
+	gate    atomic.Int64              // whether calls pass: see gateClosed
+	refusal atomic.Pointer[OpenError] // what calls get while they don't
 	tripped atomic.Bool               // cb opened by itself; set under its lock
 	counts  gobreaker.Counts          // why; written before tripped is set
+	mark    int64                     // Config.SlowCall
+	shift   uint                      // epochs of slow.flight are 1<<shift nanoseconds
 
-	slow slowCalls
+	slow slowCalls // written by every call
 
 	// Guarded by Breaker.mu.
 	state   State // Closed, HalfOpen or Open; what cb says
@@ -64,7 +66,7 @@ func fail() (struct{}, error)    { return struct{}{}, errFailed }
 
 // newPeriod returns a closed period that would stay open for openFor.
 func newPeriod(f *family, openFor time.Duration) *period {
-	p := &period{fam: f}
+	p := &period{fam: f, mark: int64(f.cfg.SlowCall), shift: flightShift(f.cfg.SlowCall)}
 	p.cb = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         f.cfg.Name,
 		Interval:     f.cfg.Window,

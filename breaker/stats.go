@@ -41,12 +41,12 @@ func (b *Breaker) Stats() Stats {
 		for o := range c.counts {
 			sum[o] += c.counts[o].Load()
 		}
+		c.releaseExpired(now)
 		c.mu.Lock()
-		c.expireForceLocked(now)
 		if c.last != nil && c.last.At.After(s.LastFailure.At) {
 			s.LastFailure = *c.last
 		}
-		p, shown, force := c.cur.Load(), c.shown, c.force
+		p, shown, force := c.cur.Load(), c.shown, c.force.Load()
 		c.mu.Unlock()
 		if c != b {
 			s.Keys++
@@ -62,8 +62,10 @@ func (b *Breaker) Stats() Stats {
 				if force.state == Closed {
 					s.Why, s.Until = "forced closed: "+force.why, time.Time{}
 				}
-			case shown != Closed:
+			case shown == Open:
 				s.Why, s.Until = e.Why, e.Until
+			case shown != Closed:
+				s.Why = shown.String()
 			}
 		}
 		if c == f.root && force != nil { // it speaks for every key
@@ -83,7 +85,6 @@ func (b *Breaker) Stats() Stats {
 	}
 	s.Succeeded, s.Slow, s.Failed, s.Ignored = sum[succeeded], sum[slow], sum[failed], sum[ignored]
 	s.Refused, s.Spared, s.Opened = sum[refused], sum[spared], sum[opened]
-	f.deliver()
 	return s
 }
 

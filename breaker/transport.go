@@ -30,25 +30,25 @@ type transport struct {
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	f := t.b.fam
-	now := f.now()
 	b := t.b
 	switch {
+	case b != f.root: // a circuit that the caller has chosen
 	case f.cfg.Key != nil:
-		b = f.find(f.cfg.Key(r), now)
-	case b == f.root && r.URL != nil:
-		b = f.lookup(keyOf(r.URL), now)
+		b = f.find(f.cfg.Key(r), f.now())
+	case r.URL != nil:
+		b = f.lookup(keyOf(r.URL), f.now())
 	}
-	c, no := b.enter(now)
-	if no != nil {
+	var c call
+	if no := c.enter(b); no != nil {
 		if r.Body != nil {
 			_ = r.Body.Close()
 		}
 		return nil, no
 	}
-	return t.send(r, c)
+	return t.send(r, &c)
 }
 
-func (t *transport) send(r *http.Request, c call) (*http.Response, error) {
+func (t *transport) send(r *http.Request, c *call) (*http.Response, error) {
 	f := c.b.fam
 	ctx := r.Context()
 	settled := false
@@ -74,7 +74,7 @@ func (t *transport) send(r *http.Request, c call) (*http.Response, error) {
 		return resp, nil
 	}
 	settled = true
-	resp.Body = &body{ReadCloser: resp.Body, c: c, r: r}
+	resp.Body = &body{ReadCloser: resp.Body, c: *c, r: r}
 	return resp, nil
 }
 

@@ -1,0 +1,147 @@
+package breaker_test
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-spillway/spillway/breaker"
+	"github.com/stretchr/testify/require"
+)
+
+func TestHostsAreTheSameHoweverTheyAreWritten(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{})
+	rt := b.Transport(answer(200, http.NoBody))
+	for _, url := range []string{
+		"http://example.com/a", "http://EXAMPLE.com/b", "http://example.com:80/",
+		"https://example.com/", "https://Example.Com:443/",
+		"http://example.com:8080/",
+		"http://[::1]:80/", "http://[::1]/",
+	} {
+		_, err := rt.RoundTrip(get(url))
+		require.NoError(t, err)
+	}
+	require.Equal(t, 4, b.Stats().Keys)
+	for _, key := range []string{"http://example.com", "https://example.com", "http://example.com:8080", "http://[::1]"} {
+		require.NotZero(t, b.For(key).Stats().Succeeded, key)
+	}
+	require.Equal(t, 4, b.Stats().Keys, "For found them all")
+	require.Equal(t, "https://example.com", breaker.ByHost(get("https://EXAMPLE.com:443/x")))
+}
+
+func TestAFloodOfHostsIsBoundedAndForgetsNoOpenCircuit(t *testing.T) {
+	for _, maxKeys := range []int{10, 2000} {
+		t.Run(fmt.Sprint(maxKeys), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := breaker.MustNew(breaker.Config{MaxKeys: maxKeys, ConsecutiveFailures: 1, OpenFor: time.Hour})
+				_ = try(b.For("down"), errDown)
+				b.For("forced").ForceClosed(0, "")
+				for i := range 20 * maxKeys {
+					_ = try(b.For(fmt.Sprintf("host-%d", i)), nil)
+				}
+				s := b.Stats()
+				require.LessOrEqual(t, s.Keys, maxKeys)
+				require.NotZero(t, s.Evicted)
+				require.ErrorIs(t, try(b.For("down"), nil), breaker.ErrOpen)
+				require.Equal(t, breaker.Open, b.State())
+				require.Len(t, conditions(b), 2)
+				require.EqualValues(t, 20*maxKeys, b.Stats().Succeeded, "what forgotten circuits counted is kept")
+			})
+		})
+	}
+}
+
+func TestAFloodOfFailingHostsIsBoundedToo(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{MaxKeys: 10, ConsecutiveFailures: 1, OpenFor: time.Hour})
+	for i := range 1000 {
+		_ = try(b.For(fmt.Sprintf("host-%d", i)), errDown)
+	}
+	require.LessOrEqual(t, b.Stats().Keys, 10)
+	require.EqualValues(t, 1000, b.Stats().Opened)
+	require.Equal(t, breaker.Open, b.State())
+}
+
+func TestIdleCircuitsAreForgottenWithoutLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.MustNew(breaker.Config{ConsecutiveFailures: 1})
+		times(b.For("a"), 3, nil)
+		_ = try(b.For("gone for good"), errDown)
+		b.For("forced").ForceOpen(0, "")
+		require.Len(t, conditions(b), 2)
+		time.Sleep(10*time.Minute - 1)
+		require.Equal(t, 3, b.Stats().Keys)
+		time.Sleep(1)
+		s := b.Stats()
+		require.Equal(t, 1, s.Keys)
+		require.EqualValues(t, 3, s.Succeeded)
+		require.EqualValues(t, 1, s.Failed)
+		require.Zero(t, s.Evicted)
+		require.Equal(t, []string{"default forced: forced open: "}, conditions(b), "nobody asks for the one that failed any more")
+		b.For("forced").Release()
+		require.Equal(t, breaker.Closed, b.State())
+	})
+}
+
+func TestACallThatOutlivesItsCircuitIsCounted(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{MaxKeys: 1})
+	done, err := b.For("a").Allow(t.Context())
+	require.NoError(t, err)
+	_ = try(b.For("b"), nil) // takes a's place
+	done(errDown)
+	require.EqualValues(t, 1, b.Stats().Failed)
+	require.EqualValues(t, 1, b.Stats().Succeeded)
+}
+
+func TestACircuitsTransportAndHandlerAreItsOwn(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{})
+	_, err := b.For("partner").Transport(answer(200, http.NoBody)).RoundTrip(get("http://a/"))
+	require.NoError(t, err)
+	serve(b.For("partner").Handler(status(200)), get("/"))
+	require.EqualValues(t, 2, b.For("partner").Stats().Succeeded)
+	require.Equal(t, 1, b.Stats().Keys)
+	require.Same(t, b, b.For("partner").For(""))
+}
+
+func TestCollectEmitsEverySeriesFromTheStart(t *testing.T) {
+	series := func(b *breaker.Breaker) (names []string, values map[string]float64) {
+		values = make(map[string]float64)
+		b.Collect(func(name, help, kind string, value float64, labels ...string) {
+			require.NotEmpty(t, help)
+			require.Contains(t, []string{"counter", "gauge"}, kind)
+			require.Zero(t, len(labels)%2)
+			require.Equal(t, []string{"breaker", b.Name()}, labels[:2])
+			key := name
+			for i := 2; i < len(labels); i += 2 {
+				key += fmt.Sprintf(" %s=%s", labels[i], labels[i+1])
+			}
+			require.NotContains(t, values, key)
+			names = append(names, key)
+			values[key] = value
+		})
+		return names, values
+	}
+	b := breaker.MustNew(breaker.Config{Name: "inventory", ConsecutiveFailures: 1})
+	before, zero := series(b)
+	for key, v := range zero {
+		if key == "spillway_breaker_state state=closed" || key == "spillway_breaker_circuits state=closed" {
+			require.Equal(t, 1.0, v)
+		} else {
+			require.Zero(t, v, key)
+		}
+	}
+	_ = try(b.For("a"), errDown)
+	_ = try(b.For("a"), nil)
+	_ = try(b.For("b"), nil)
+	after, v := series(b)
+	require.Equal(t, before, after, "the same series in the same order")
+	require.Equal(t, 1.0, v["spillway_breaker_state state=open"])
+	require.Equal(t, 0.0, v["spillway_breaker_state state=closed"])
+	require.Equal(t, 2.0, v["spillway_breaker_circuits state=closed"])
+	require.Equal(t, 1.0, v["spillway_breaker_requests_total outcome=failure"])
+	require.Equal(t, 1.0, v["spillway_breaker_requests_total outcome=success"])
+	require.Equal(t, 1.0, v["spillway_breaker_requests_total outcome=rejected"])
+	require.Equal(t, 1.0, v["spillway_breaker_transitions_total from=closed to=open"])
+	require.Greater(t, v["spillway_breaker_open_until_timestamp_seconds"], float64(time.Now().Unix()))
+}
