@@ -16,6 +16,7 @@ type check struct {
 	cfg  Check         // with its defaults
 	slot chan struct{} // holds a token while Probe runs: at most one call, ever
 	stop chan struct{} // closed by Unregister
+	wake chan struct{} // of capacity 1: traffic failed, so the next run is due sooner
 
 	// What follows is guarded by Checker.mu.
 	gone       bool
@@ -57,6 +58,7 @@ func (h *Checker) loop(ctx context.Context, c *check) {
 			return
 		case <-c.stop:
 			return
+		case <-c.wake:
 		case <-timer.C:
 		}
 		wait, due := h.due(c)
@@ -80,8 +82,9 @@ func (h *Checker) due(c *check) (wait time.Duration, due bool) {
 		wait = c.cfg.FailEvery
 	}
 	if c.traffic {
-		if age := time.Since(c.lastResult); age < wait {
-			return wait - age, false
+		// Traffic counts once per FailEvery at most, so it may be that late.
+		if age := time.Since(c.lastResult); age < wait+c.cfg.FailEvery {
+			return wait + c.cfg.FailEvery - age, false
 		}
 	}
 	return max(1, time.Duration(float64(wait)*(1+c.cfg.Jitter*(2*rand.Float64()-1)))), true
@@ -180,6 +183,12 @@ func (h *Checker) record(c *check, res result, traffic bool) {
 		h.renderLocked(now)
 	}
 	h.mu.Unlock()
+	if traffic && !res.good() {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
 	h.deliver()
 }
 

@@ -125,8 +125,9 @@ func (h *Checker) ListenAndServe(ctx context.Context, srv *http.Server) error {
 //
 // Serve returns an error if srv fails, if requests had to be cut off, if a hook
 // fails, and [ErrForced] if a second signal (interrupt or SIGTERM) cut the
-// drain short. The hooks run in each of these cases. Requests never see the end
-// of ctx; [DrainStarted] tells them.
+// drain short. The hooks run in each of these cases; after a second signal they
+// are not waited for. Requests never see the end of ctx; [DrainStarted] tells
+// them.
 //
 // One Checker can serve several servers: call Serve for each, with one ctx. The
 // hooks run when the last of them has stopped.
@@ -275,18 +276,22 @@ func (h *Checker) close(srv *http.Server, force <-chan struct{}) error {
 	if ctx.Err() == nil && h.waitIdle(ctx) {
 		return err
 	}
-	n := h.inflight.Load()
+	n, waited := h.inflight.Load(), time.Since(start)
 	h.aborted.Add(uint64(max(0, n)))
 	srv.Close()
-	// Their contexts have ended now; let them unwind before the hooks take
-	// away what they use.
-	unwind, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	h.waitIdle(unwind)
+	select {
+	case <-force:
+	default:
+		// Their contexts have ended now; let them unwind before the hooks take
+		// away what they use.
+		unwind, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		h.waitIdle(unwind)
+	}
 	if n <= 0 {
 		return nil // connections without a request: nothing is lost
 	}
-	return fmt.Errorf("health: %d requests still ran %v after the listener closed and were cut off", n, time.Since(start).Round(time.Millisecond))
+	return fmt.Errorf("health: %d requests still ran %v after the listener closed and were cut off", n, waited.Round(time.Millisecond))
 }
 
 // waitIdle waits until no request is in flight and reports whether that came

@@ -281,8 +281,8 @@ func newCheck(where, name string, cfg Check, now time.Time) (*check, error) {
 		bad(": Every, FailEvery, Timeout, MaxAge or EscalateAfter is longer than a lifetime")
 	}
 	def(&cfg.MaxAge, 3*longest+cfg.Timeout)
-	if least := longest + cfg.Timeout; cfg.MaxAge < least {
-		bad(".MaxAge is %v, must be at least %v (the time between runs plus Timeout), or a healthy check would be stale", cfg.MaxAge, least)
+	if least := 2*longest + cfg.Timeout; cfg.MaxAge < least {
+		bad(".MaxAge is %v, must be at least %v (twice the time between runs, and Timeout), or a healthy check would be stale", cfg.MaxAge, least)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -304,7 +304,7 @@ func newCheck(where, name string, cfg Check, now time.Time) (*check, error) {
 	}
 	cfg.Affects = slices.Clone(cfg.Affects)
 	return &check{
-		name: name, cfg: cfg, slot: make(chan struct{}, 1), stop: make(chan struct{}),
+		name: name, cfg: cfg, slot: make(chan struct{}, 1), stop: make(chan struct{}), wake: make(chan struct{}, 1),
 		since: now, lastResult: now,
 	}, nil
 }

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/signal"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,13 +14,6 @@ import (
 
 	"github.com/go-spillway/spillway/health"
 )
-
-func TestMain(m *testing.M) {
-	// The goroutine that os/signal starts once must not belong to a bubble.
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGHUP)
-	os.Exit(m.Run())
-}
 
 var errDown = errors.New("down")
 

@@ -106,6 +106,7 @@ func (p *Page) state(g *gathering, now time.Time) *pageState {
 			}
 		})
 	}
+	slices.Reverse(events) // what came later in one instant is shown above
 	slices.SortStableFunc(events, func(a, b timed) int { return b.at.Compare(a.at) })
 	for _, e := range events[:min(len(events), 100)] {
 		s.Timeline = append(s.Timeline, event{timestamp(e.at), e.text})

@@ -1,0 +1,565 @@
+package health_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-spillway/spillway/health"
+)
+
+// check returns what is known of one check.
+func check(t *testing.T, h *health.Checker, name string) health.Result {
+	for _, r := range h.Report().Checks {
+		if r.Name == name {
+			return r
+		}
+	}
+	t.Fatalf("there is no check %q", name)
+	return health.Result{}
+}
+
+// one returns a Checker with a single check called "it" without jitter.
+func one(c health.Check) *health.Checker {
+	c.Jitter = -1
+	return health.MustNew(health.Config{Checks: map[string]health.Check{"it": c}})
+}
+
+// Each of alexliesenfeld/health (periodic), heptiolabs/healthcheck (Async),
+// go-sundheit and InVision/go-health answers 200 for ever here.
+func TestACheckThatPassesAndThenHangsForeverFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int32
+		release := make(chan struct{})
+		h := one(health.Check{Every: 10 * time.Second, Probe: func(context.Context) error {
+			if calls.Add(1) > 1 {
+				<-release // deaf to its context, as a driver stuck in a read
+			}
+			return nil
+		}})
+		run(t, h)
+		require.True(t, h.Ready())
+		time.Sleep(10500 * time.Millisecond) // the second call began at 10 s, and its timeout ended at 12 s
+		require.Equal(t, health.Pass, check(t, h, "it").Status, "one failure of three")
+		time.Sleep(5 * time.Second)
+		require.False(t, h.Ready())
+		require.Contains(t, check(t, h, "it").Reason, "overrun: running for ")
+
+		before := runtime.NumGoroutine()
+		time.Sleep(13 * time.Hour)
+		require.False(t, h.Ready())
+		require.Equal(t, "overrun: running for 13h0m7s", check(t, h, "it").Reason)
+		require.Equal(t, int32(2), calls.Load(), "at most one call in flight, ever")
+		require.LessOrEqual(t, runtime.NumGoroutine(), before, "nothing piles up behind it")
+
+		close(release)
+		time.Sleep(2 * time.Second)
+		require.True(t, h.Ready(), "it is called again when it has returned")
+	})
+}
+
+// InVision/go-health answers 200 before any result.
+func TestACheckThatHangsFromTheStartIsNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		h := one(health.Check{Probe: func(context.Context) error { <-release; return nil }})
+		front := h.Handler(teapot)
+		run(t, h)
+		time.Sleep(time.Second)
+		require.Equal(t, 503, get(front, "/readyz").Code)
+		require.Equal(t, 200, get(front, "/livez").Code)
+		require.Equal(t, health.Fail, check(t, h, "it").Status, "the first result counts at once")
+		close(release)
+	})
+}
+
+func TestTheTimeoutIsEnforcedFromOutside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		h := one(health.Check{Timeout: 500 * time.Millisecond, FailEvery: time.Hour, Every: time.Hour,
+			Probe: func(context.Context) error { <-release; return nil }})
+		run(t, h)
+		require.Equal(t, "timeout", check(t, h, "it").Reason)
+		close(release)
+		synctest.Wait()
+		require.Equal(t, "timeout", check(t, h, "it").Reason, "a late pass is no pass")
+	})
+}
+
+// Five of eight libraries die here: hellofresh, heptiolabs (Async), go-sundheit,
+// InVision and brpaz.
+func TestAPanickingCheckIsAFailureAndTheProcessLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var changes []health.Change
+		h := health.MustNew(health.Config{
+			Checks: map[string]health.Check{
+				"panics": {Probe: func(context.Context) error { panic("boom") }},
+				"exits":  {Probe: func(context.Context) error { runtime.Goexit(); return nil }},
+			},
+			OnChange: func(c health.Change) { changes = append(changes, c) },
+		})
+		run(t, h)
+		require.Equal(t, "panic", check(t, h, "panics").Reason)
+		require.Equal(t, "panic", check(t, h, "exits").Reason)
+		require.False(t, h.Ready())
+		for _, c := range changes {
+			if c.Subject == "panics" {
+				require.ErrorContains(t, c.Err, "boom")
+				require.ErrorContains(t, c.Err, "check_test.go", "the hook gets the stack")
+			}
+		}
+	})
+}
+
+func TestAResultTooOldIsStaleWhenSomebodyAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := one(health.Check{Every: 10 * time.Second, Timeout: 2 * time.Second, Probe: pass})
+		front := h.Handler(teapot)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- h.Run(ctx) }()
+		synctest.Wait()
+		require.True(t, h.Ready())
+		cancel() // the scheduler is gone, as if it had died
+		require.NoError(t, <-done)
+
+		time.Sleep(32*time.Second - time.Nanosecond)
+		require.Equal(t, 200, get(front, "/readyz").Code, "MaxAge is 3 times 10 s and 2 s")
+		time.Sleep(time.Nanosecond)
+		require.Equal(t, 503, get(front, "/readyz").Code)
+		time.Sleep(8 * time.Second)
+		require.Equal(t, "stale: last result 40s ago", check(t, h, "it").Reason)
+		require.Equal(t, health.Unknown, check(t, h, "it").Status)
+		for subject, text := range h.Conditions() {
+			require.Equal(t, "it: stale: last result 40s ago", subject+": "+text)
+		}
+	})
+}
+
+func TestCancellationByTheProbeItselfIsAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := one(health.Check{Probe: func(context.Context) error { return fmt.Errorf("pool: %w", context.Canceled) }})
+		run(t, h)
+		require.Equal(t, "canceled", check(t, h, "it").Reason)
+		require.False(t, h.Ready())
+	})
+}
+
+func TestTheEndOfRunIsNoFailureOfACheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := one(health.Check{Every: time.Second, Timeout: time.Second, Fall: 1, Probe: func(ctx context.Context) error {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(900 * time.Millisecond):
+				return nil
+			}
+		}})
+		for range 10 {
+			ctx, cancel := context.WithTimeout(t.Context(), 5500*time.Millisecond)
+			require.NoError(t, h.Run(ctx))
+			cancel()
+			require.Equal(t, health.Pass, check(t, h, "it").Status)
+		}
+	})
+}
+
+func TestACallThatOutlivesRunIsNotJoinedByASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var inFlight, most atomic.Int32
+		release := make(chan struct{})
+		h := one(health.Check{Probe: func(context.Context) error {
+			most.Store(max(most.Load(), inFlight.Add(1)))
+			defer inFlight.Add(-1)
+			<-release
+			return nil
+		}})
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			require.NoError(t, h.Run(ctx))
+			cancel()
+		}
+		require.Equal(t, int32(1), most.Load())
+		close(release)
+	})
+}
+
+// Caddy adds failures up that are not consecutive (caddy#7625).
+func TestFailuresThatAlternateWithPassesNeverTrip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int32
+		h := one(health.Check{Every: time.Second, Fall: 2, Probe: func(context.Context) error {
+			if n.Add(1)%2 == 0 {
+				return errDown
+			}
+			return nil
+		}})
+		run(t, h)
+		for range 100 {
+			time.Sleep(time.Second)
+			require.True(t, h.Ready())
+		}
+	})
+}
+
+func TestFallAndRiseCountInARow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		h := one(health.Check{Every: time.Second, Fall: 3, Rise: 2, Probe: func(context.Context) error {
+			if down.Load() {
+				return errDown
+			}
+			return nil
+		}})
+		run(t, h)
+		time.Sleep(500 * time.Millisecond) // between two runs
+		down.Store(true)
+		time.Sleep(2 * time.Second)
+		require.True(t, h.Ready(), "two of three")
+		time.Sleep(time.Second)
+		require.False(t, h.Ready())
+		down.Store(false)
+		time.Sleep(time.Second)
+		require.False(t, h.Ready(), "one of two")
+		time.Sleep(time.Second)
+		require.True(t, h.Ready())
+	})
+}
+
+func TestAFailingCheckRunsFaster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int32
+		h := one(health.Check{Every: time.Minute, FailEvery: time.Second, Probe: func(context.Context) error { n.Add(1); return errDown }})
+		run(t, h) // runs at 0, 1 and, at the last instant, 2 seconds
+		synctest.Wait()
+		require.Equal(t, int32(3), n.Load())
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		require.Equal(t, int32(13), n.Load())
+	})
+}
+
+func TestAFleetThatStartsTogetherDoesNotProbeTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var mu sync.Mutex
+		first := map[time.Duration]int{} // first runs in each 100 ms
+		for range 200 {
+			var once sync.Once
+			h := health.MustNew(health.Config{Checks: map[string]health.Check{"db": {Probe: func(context.Context) error {
+				once.Do(func() {
+					mu.Lock()
+					defer mu.Unlock()
+					first[time.Since(start).Truncate(100*time.Millisecond)]++
+				})
+				return nil
+			}}}})
+			go func() { _ = h.Run(t.Context()) }()
+		}
+		time.Sleep(2 * time.Second)
+		total := 0
+		for when, n := range first {
+			require.Less(t, when, time.Second, "within a tenth of Every")
+			require.Less(t, n, 60, "20 are expected in each tenth of a second")
+			total += n
+		}
+		require.Equal(t, 200, total)
+	})
+}
+
+func TestCriticality(t *testing.T) {
+	for name, tc := range map[string]struct {
+		check health.Check
+		ready health.Status
+		live  health.Status
+	}{
+		"critical":                {health.Check{}, health.Fail, health.Pass},
+		"optional":                {health.Check{Optional: true}, health.Warn, health.Pass},
+		"informational":           {health.Check{Informational: true}, health.Pass, health.Pass},
+		"optional, informational": {health.Check{Optional: true, Informational: true}, health.Pass, health.Pass},
+		"shared":                  {health.Check{Shared: true}, health.Warn, health.Pass},
+		"live":                    {health.Check{Groups: health.Live}, health.Pass, health.Fail},
+		"live and ready":          {health.Check{Groups: health.Live | health.Ready}, health.Fail, health.Fail},
+		"live and ready, shared":  {health.Check{Groups: health.Live | health.Ready, Shared: true}, health.Warn, health.Fail},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tc.check.Probe = fail
+				h := one(tc.check)
+				run(t, h)
+				require.Equal(t, tc.ready, h.Status(health.Ready))
+				require.Equal(t, tc.live, h.Status(health.Live))
+				require.Equal(t, tc.ready.String() != "fail", h.Ready())
+			})
+		})
+	}
+}
+
+func TestDegradedIsAWarning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := one(health.Check{Probe: func(context.Context) error {
+			return fmt.Errorf("replica: %w", health.Degraded(health.Public("lags by 40 s", errors.New("host db-3"))))
+		}})
+		run(t, h)
+		require.Equal(t, health.Warn, h.Status(health.Ready))
+		require.Equal(t, "lags by 40 s", check(t, h, "it").Reason)
+		require.ErrorContains(t, check(t, h, "it").Err, "db-3")
+		require.NoError(t, health.Degraded(nil))
+	})
+}
+
+func TestASharedDependencyDoesNotEmptyTheFleet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ready int
+		for range 10 {
+			h := one(health.Check{Probe: fail, Shared: true})
+			run(t, h)
+			if h.Ready() {
+				ready++
+			}
+		}
+		require.Equal(t, 10, ready, "all replicas answer, with what they have")
+	})
+}
+
+func TestAFailureThatLastsEscalatesToLiveness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		down.Store(true)
+		h := one(health.Check{EscalateAfter: 5 * time.Minute, Optional: true, Probe: func(context.Context) error {
+			if down.Load() {
+				return errDown
+			}
+			return nil
+		}})
+		front := h.Handler(teapot)
+		run(t, h)
+		time.Sleep(5*time.Minute - 2*time.Second - time.Nanosecond)
+		require.Equal(t, 200, get(front, "/livez").Code)
+		time.Sleep(time.Nanosecond)
+		require.Equal(t, 503, get(front, "/livez").Code)
+		require.Equal(t, 200, get(front, "/readyz").Code)
+		require.True(t, check(t, h, "it").Escalated)
+		down.Store(false)
+		time.Sleep(2 * time.Second)
+		require.Equal(t, 200, get(front, "/livez").Code)
+	})
+}
+
+func TestStartupWaitsForItsChecksOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var warm atomic.Bool
+		var calls atomic.Int32
+		h := health.MustNew(health.Config{Checks: map[string]health.Check{
+			"cache": {Groups: health.Startup, Probe: func(context.Context) error {
+				calls.Add(1)
+				if !warm.Load() {
+					return errors.New("cold")
+				}
+				return nil
+			}},
+			"db": {Probe: fail, Optional: true},
+		}})
+		front := h.Handler(teapot)
+		run(t, h)
+		time.Sleep(time.Minute)
+		require.Equal(t, 503, get(front, "/startupz").Code)
+		require.JSONEq(t, `{"status":"fail","notes":["starting"]}`, get(front, "/readyz").Body.String())
+		require.Equal(t, 200, get(front, "/livez").Code, "a slow start is no reason to restart")
+		warm.Store(true)
+		time.Sleep(2 * time.Second)
+		require.Equal(t, 200, get(front, "/startupz").Code)
+		require.Equal(t, 200, get(front, "/readyz").Code)
+		n := calls.Load()
+		warm.Store(false)
+		time.Sleep(24 * time.Hour)
+		require.Equal(t, n, calls.Load(), "it has done its work")
+		require.Equal(t, 200, get(front, "/readyz").Code, "and does not go stale")
+	})
+}
+
+func TestADatabaseThatIsDownAtTheStartDoesNotKeepTheProcessFromStarting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := one(health.Check{Probe: fail})
+		front := h.Handler(teapot)
+		run(t, h)
+		require.Equal(t, 200, get(front, "/startupz").Code, "or the platform would restart it for ever")
+		require.Equal(t, 503, get(front, "/readyz").Code)
+	})
+}
+
+func TestChecksAreRegisteredWhileTheServiceRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := health.MustNew(health.Config{})
+		require.True(t, h.Ready(), "with nothing to wait for")
+		run(t, h)
+		release := make(chan struct{})
+		require.NoError(t, h.Register("db", health.Check{Probe: func(context.Context) error { <-release; return errDown }}))
+		require.True(t, h.Ready(), "it does not count before its first result")
+		require.ErrorContains(t, h.Register("db", health.Check{Probe: pass}), `health: Register("db"): there is a check of that name`)
+		require.ErrorContains(t, h.Register("x", health.Check{}), `health: Register("x").Probe is nil`)
+		close(release)
+		time.Sleep(2 * time.Second)
+		require.False(t, h.Ready())
+		h.Unregister("db")
+		h.Unregister("db")
+		require.True(t, h.Ready())
+		require.Empty(t, h.Report().Checks)
+	})
+}
+
+func TestABeatThatStopsFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		beat := &health.Beat{MaxAge: time.Minute}
+		h := one(health.Check{Probe: beat.Probe, Groups: health.Live, Every: 10 * time.Second, Fall: 1})
+		run(t, h)
+		for range 10 {
+			beat.Touch()
+			time.Sleep(50 * time.Second)
+			require.Equal(t, health.Pass, h.Status(health.Live))
+		}
+		time.Sleep(30 * time.Second)
+		require.Equal(t, health.Fail, h.Status(health.Live))
+		require.Contains(t, check(t, h, "it").Reason, "no beat for 1m1")
+		beat.Touch()
+		time.Sleep(2 * time.Second)
+		require.Equal(t, health.Pass, h.Status(health.Live))
+	})
+}
+
+func TestALoopThatNeverBeganIsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		beat := new(health.Beat)
+		h := one(health.Check{Probe: beat.Probe, Groups: health.Live, Fall: 1})
+		run(t, h)
+		require.Equal(t, health.Pass, h.Status(health.Live))
+		time.Sleep(80 * time.Second)
+		require.Equal(t, health.Fail, h.Status(health.Live))
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestRealTrafficCountsAsARunOfACheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var probes atomic.Int32
+		var status atomic.Int32
+		status.Store(200)
+		h := one(health.Check{Every: 10 * time.Second, Probe: func(context.Context) error { probes.Add(1); return nil }})
+		rt := h.Observe("it", roundTripper(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: int(status.Load()), Body: http.NoBody}, nil
+		}))
+		request := func(ctx context.Context) {
+			_, err := rt.RoundTrip(httptest.NewRequestWithContext(ctx, "GET", "http://inventory/", nil))
+			require.NoError(t, err)
+		}
+		run(t, h)
+		n := probes.Load()
+		for range 600 {
+			request(t.Context())
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.Equal(t, n, probes.Load(), "the probe rests while requests flow")
+
+		status.Store(503)
+		for range 1000 {
+			request(t.Context())
+		}
+		require.True(t, h.Ready(), "a burst of failures is one failure")
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 50 {
+			request(gone)
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.True(t, h.Ready(), "callers that gave up say nothing")
+		for range 50 {
+			request(t.Context())
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.False(t, h.Ready())
+		require.Equal(t, "answered 503", check(t, h, "it").Reason)
+
+		n = probes.Load()
+		time.Sleep(3 * time.Second)
+		require.Greater(t, probes.Load(), n, "without requests the probe is back")
+		require.True(t, h.Ready())
+		require.Panics(t, func() { h.Observe("nothing", nil) })
+	})
+}
+
+func TestAMeasuredValueIsShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := one(health.Check{Probe: func(ctx context.Context) error {
+			health.Measure(ctx, 42, "%")
+			return nil
+		}})
+		run(t, h)
+		r := check(t, h, "it")
+		require.Equal(t, 42.0, r.Value)
+		require.Equal(t, "%", r.Unit)
+		health.Measure(t.Context(), 1, "%") // elsewhere it does nothing
+	})
+}
+
+func TestHooksComeInOrderAndMayPanicAndCallBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		var h *health.Checker
+		h = health.MustNew(health.Config{
+			Checks: map[string]health.Check{"it": {Probe: fail, Jitter: -1}},
+			OnChange: func(c health.Change) {
+				got = append(got, c.String())
+				h.SetMaintenance(true, "from the hook") // must not deadlock
+				panic("a bad hook")
+			},
+		})
+		run(t, h)
+		require.Equal(t, []string{
+			"it: fail: error (was unknown)",
+			"startup: pass (was fail)",
+		}, got)
+		require.Equal(t, uint64(len(got)), h.Stats().HookPanics)
+	})
+}
+
+func TestTheLast64ChangesAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := health.MustNew(health.Config{})
+		for i := range 100 {
+			h.SetMaintenance(i%2 == 0, "")
+			time.Sleep(time.Second)
+		}
+		var at []time.Time
+		for when, text := range h.Changes() {
+			at = append(at, when)
+			require.True(t, strings.HasPrefix(text, "ready: "), text)
+		}
+		require.Len(t, at, 64)
+		for i := 1; i < len(at); i++ {
+			require.Equal(t, time.Second, at[i].Sub(at[i-1]), "oldest first")
+		}
+		require.Equal(t, time.Second, time.Since(at[63]))
+	})
+}
+
+func TestRunCannotRunTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := one(health.Check{Probe: pass})
+		run(t, h)
+		require.ErrorContains(t, h.Run(t.Context()), "health: Run: the checks are already running")
+	})
+}
