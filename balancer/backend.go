@@ -132,7 +132,7 @@ func (e *Endpoint) InFlight() int { return int(int32(e.load.Load())) }
 func (e *Endpoint) Waiting() int { return int(e.load.Load() >> 32) }
 
 // Latency returns the moving average of the time to the response's header,
-// over about the last second, in which failures and refusals count as long
+// over about the last two seconds, in which failures and refusals count as long
 // ones. Zero means that none is known.
 func (e *Endpoint) Latency() time.Duration {
 	return time.Duration(math.Float64frombits(e.latency.Load()))

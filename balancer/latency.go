@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	latencyMemory = time.Second     // time constant of the moving average
+	latencyMemory = 2 * time.Second // time constant of the moving average
 	staleAfter    = 5 * time.Second // an estimate starts to fade to the pool's mean
 	staleOver     = 5 * time.Second // and has reached it after this long
 	idleAfter     = 3 * time.Second // an unused backend is looked at again
@@ -20,14 +20,15 @@ const (
 //
 //	latency × (1 + in flight / weight)
 //
-// The latency is a moving average over about a second of the time to the
+// The latency is a moving average over about two seconds of the time to the
 // response's header, and no less than the time for which a backend that is
 // being waited for has answered nothing: a backend that hangs gets dear before
 // its first request times out. A failure or refusal counts as the larger of 1
 // second and ten times the pool's mean, so that failing fast never looks fast.
 // An unknown backend costs the pool's mean; an estimate that is not renewed
 // for 5 seconds fades to it; a backend that was idle for 3 seconds gets one
-// request the next time it is drawn, so that nobody is forgotten.
+// request the next time it is drawn, so that nobody is forgotten. After failures
+// in a row these times are longer.
 //
 // Choices is how many are drawn, from 2 to 8. Zero means 3: in the simulation
 // it has a shorter tail than 2, and more do not shorten it much.
@@ -94,13 +95,22 @@ func (e *Endpoint) faded(est float64, age time.Duration) float64 {
 	if est == 0 {
 		return mean
 	}
-	return est + (mean-est)*min(1, float64(age-staleAfter)/float64(staleOver))
+	after := e.patience(staleAfter)
+	if age <= after {
+		return est
+	}
+	return est + (mean-est)*min(1, float64(age-after)/float64(staleOver))
 }
 
 // idle reports whether e is known, unused, and has not been looked at for long.
 func (e *Endpoint) idle(now time.Duration) bool {
-	return now-time.Duration(e.sampled.Load()) > idleAfter && e.load.Load()>>32 == 0 && e.latency.Load() != 0
+	age := now - time.Duration(e.sampled.Load())
+	return age > idleAfter && e.load.Load()>>32 == 0 && e.latency.Load() != 0 && age > e.patience(idleAfter)
 }
+
+// patience doubles d for each of the last failures in a row: what keeps failing
+// is looked at less and less often.
+func (e *Endpoint) patience(d time.Duration) time.Duration { return d << min(e.failures.Load(), 4) }
 
 // sample renews the estimate of e with an answer that took took.
 func (e *Endpoint) sample(now, took time.Duration, v Verdict) {
@@ -112,7 +122,7 @@ func (e *Endpoint) sample(now, took time.Duration, v Verdict) {
 	for {
 		old := e.latency.Load()
 		est := math.Float64frombits(old)
-		if est == 0 || now-last > staleAfter+staleOver {
+		if est == 0 || now-last > e.patience(staleAfter)+staleOver {
 			est = x
 			if v == Success {
 				// One fast answer does not make a fast backend.
