@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -142,54 +143,41 @@ func TestGobreakerDeadlocksWhenTheCallbackAsksForCountsOursDoesNot(t *testing.T)
 
 func TestGobreakerDilutesTheRatioWithCallsInFlightOursDoesNot(t *testing.T) {
 	// Every call fails, after five seconds; a hundred begin each second.
-	tripsAfter := func(t *testing.T, call func() (refused bool)) (began int) {
+	hang := func() (int, error) { time.Sleep(5 * time.Second); return 0, errDown }
+	tripsAfter := func(t *testing.T, guard func() (call func() error)) (began int) {
 		synctest.Test(t, func(t *testing.T) {
-			var mu sync.Mutex
-			over := false
-			for !over {
-				began++
+			call := guard()
+			var over atomic.Bool
+			for ; !over.Load() && began < 5000; began++ {
 				go func() {
-					if call() {
-						mu.Lock()
-						over = true
-						mu.Unlock()
+					if err := call(); !errors.Is(err, errDown) {
+						over.Store(true)
 					}
 				}()
 				time.Sleep(10 * time.Millisecond)
-				mu.Lock()
-				require.Less(t, began, 5000)
-				mu.Unlock()
 			}
 			time.Sleep(time.Minute)
 		})
 		return began
 	}
-	hang := func() (int, error) { time.Sleep(5 * time.Second); return 0, errDown }
-
-	var theirs *gobreaker.CircuitBreaker[int]
-	n := tripsAfter(t, func() bool {
-		if theirs == nil {
-			theirs = gobreaker.NewCircuitBreaker[int](gobreaker.Settings{
-				Interval: 10 * time.Second, BucketPeriod: time.Second,
-				ReadyToTrip: func(c gobreaker.Counts) bool { // as its README has it
-					return c.Requests >= 20 && float64(c.TotalFailures)/float64(c.Requests) >= 0.5
-				},
-			})
-		}
-		_, err := theirs.Execute(hang)
-		return errors.Is(err, gobreaker.ErrOpenState)
+	theirs := tripsAfter(t, func() func() error {
+		cb := gobreaker.NewCircuitBreaker[int](gobreaker.Settings{
+			Interval: 10 * time.Second, BucketPeriod: time.Second,
+			ReadyToTrip: func(c gobreaker.Counts) bool { // as its README has it
+				return c.Requests >= 20 && float64(c.TotalFailures)/float64(c.Requests) >= 0.5
+			},
+		})
+		return func() error { _, err := cb.Execute(hang); return err }
 	})
-	require.Greater(t, n, 900)
-
-	var ours *breaker.Breaker
-	n = tripsAfter(t, func() bool {
-		if ours == nil {
-			ours = breaker.MustNew(breaker.Config{})
+	ours := tripsAfter(t, func() func() error {
+		b := breaker.MustNew(breaker.Config{})
+		return func() error {
+			_, err := breaker.Do(context.Background(), b, func(context.Context) (int, error) { return hang() })
+			return err
 		}
-		_, err := breaker.Do(context.Background(), ours, func(context.Context) (int, error) { return hang() })
-		return errors.Is(err, breaker.ErrOpen)
 	})
-	require.Less(t, n, 530, "20 failures after 5 seconds")
+	require.Greater(t, theirs, 900)
+	require.Less(t, ours, 530, "20 failures after 5 seconds")
 }
 
 func TestGobreakerForgetsCallsLongerThanItsWindowOursDoesNot(t *testing.T) {

@@ -220,7 +220,13 @@ func TestHandlerStreamsAndTakesOver(t *testing.T) {
 		defer conn.Close()
 		fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello")
 	})
-	srv := httptest.NewServer(b.Handler(mux))
+	guarded := b.Handler(mux)
+	var served sync.WaitGroup
+	served.Add(4)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer served.Done()
+		guarded.ServeHTTP(w, r)
+	}))
 	defer srv.Close()
 
 	resp, err := http.Get(srv.URL + "/events")
@@ -254,7 +260,7 @@ func TestHandlerStreamsAndTakesOver(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "hello", string(all))
 
-	srv.Close() // waits for the handlers
+	served.Wait()
 	s := b.Stats()
 	require.EqualValues(t, 1, s.Failed, "the 500 after the early hints")
 	require.EqualValues(t, 4, s.Succeeded+s.Failed)

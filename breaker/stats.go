@@ -96,6 +96,7 @@ func (p *period) window(now int64) (calls, failed, slow int) {
 		ended, late = p.slow.window.sums(now)
 	}
 	p.slow.mu.Unlock()
+	p.cb.State() // rolls the window, which Counts alone does not
 	c := p.cb.Counts()
 	return int(c.TotalSuccesses + c.TotalFailures + late), int(c.TotalFailures), int(ended + late)
 }
