@@ -24,10 +24,11 @@ func BenchmarkClock(b *testing.B) {
 
 func BenchmarkAllow(b *testing.B) {
 	ctx := context.Background()
-	for name, rate := range map[string]ratelimit.Rate{
-		"admitted": plenty,
-		"refused":  ratelimit.PerDay(1),
-	} {
+	for _, c := range []struct {
+		name string
+		rate ratelimit.Rate
+	}{{"admitted", plenty}, {"refused", ratelimit.PerDay(1)}} {
+		name, rate := c.name, c.rate
 		b.Run("hot/"+name+"/serial", func(b *testing.B) {
 			l := ratelimit.MustNew(ratelimit.Config{Rate: rate})
 			b.ReportAllocs()
@@ -67,6 +68,7 @@ func BenchmarkAllow(b *testing.B) {
 			l.Allow(ctx, k, 1<<29)
 		}
 		b.ReportAllocs()
+		b.ResetTimer()
 		return l
 	}
 	b.Run("zipf/serial", func(b *testing.B) {
@@ -95,7 +97,8 @@ func (w nowhere) WriteHeader(int)             {}
 
 func BenchmarkHandler(b *testing.B) {
 	next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
-	for name, remote := range map[string]string{"ipv4": "203.0.113.9:4711", "ipv6": "[2001:db8:1:2:3:4:5:6]:4711"} {
+	for _, c := range [][2]string{{"ipv4", "203.0.113.9:4711"}, {"ipv6", "[2001:db8:1:2:3:4:5:6]:4711"}} {
+		name, remote := c[0], c[1]
 		run := func(name string, h http.Handler) {
 			b.Run(name, func(b *testing.B) {
 				r := httptest.NewRequest("GET", "/", nil)

@@ -85,21 +85,26 @@ func policies(own, groups []*limit) string {
 
 const maxInteger = 999_999_999_999_999 // RFC 9651, section 3.3.1
 
-// appendLimit appends l's item of RateLimit: the tokens that are left, and the
-// seconds within which no more than those can be used. Since these many come
-// back in these many seconds, a client that spreads what is left over them
-// runs at exactly its rate. With none left, it is the time to the next one.
-func appendLimit(b []byte, l *limit, debt int64) []byte {
-	r := int64(l.remaining(debt))
-	t := debt + l.every - l.room
+// standing returns the parameters of l's item of RateLimit: the tokens that
+// are left, and the seconds within which no more than those can be used. Since
+// these many come back in these many seconds, a client that spreads what is
+// left over them runs at exactly its rate. With none left, it is the time to
+// the next one.
+func (l *limit) standing(debt int64) (r, t int64) {
+	r = int64(l.remaining(debt))
+	t = debt + l.every - l.room
 	if r > 0 {
-		if t = maxDebt; r < maxDebt/l.every {
+		if t = maxDebt; r < l.most {
 			t = r * l.every
 		}
 	}
+	return min(r, maxInteger), wholeSeconds(t)
+}
+
+func appendItem(b []byte, l *limit, r, t int64) []byte {
 	b = append(b, l.item...)
-	b = strconv.AppendInt(append(b, ";r="...), min(r, maxInteger), 10)
-	return strconv.AppendInt(append(b, ";t="...), wholeSeconds(t), 10)
+	b = strconv.AppendInt(append(b, ";r="...), r, 10)
+	return strconv.AppendInt(append(b, ";t="...), t, 10)
 }
 
 // wholeSeconds rounds up, to at least 1.
@@ -115,12 +120,17 @@ func wholeSeconds(ticks int64) int64 {
 type fields struct {
 	values []string
 	text   strings.Builder
+	recent [128]struct { // items written lately, by r
+		lim  *limit
+		r, t int64
+		text string
+	}
 }
 
 // value returns s in a slice that is nobody else's.
 func (f *fields) value(s string) []string {
 	if len(f.values) == cap(f.values) {
-		f.values = make([]string, 0, 256)
+		f.values = make([]string, 0, 128)
 	}
 	n := len(f.values)
 	f.values = append(f.values, s)
@@ -138,6 +148,18 @@ func (f *fields) string(b []byte) string {
 	return f.text.String()[n:]
 }
 
+// item returns l's item of RateLimit. Most clients are where others were a
+// moment ago, so it is seldom written anew.
+func (f *fields) item(l *limit, debt int64) string {
+	r, t := l.standing(debt)
+	m := &f.recent[uint64(r)%uint64(len(f.recent))]
+	if m.lim != l || m.r != r || m.t != t {
+		var space [96]byte
+		m.lim, m.r, m.t, m.text = l, r, t, f.string(appendItem(space[:0], l, r, t))
+	}
+	return m.text
+}
+
 // writeFields sets the header fields that tell the client where it stands. An
 // outer limiter's stay: both fields are lists.
 func (l *Limiter) writeFields(h http.Header, p *plan, a *ask) {
@@ -145,17 +167,20 @@ func (l *Limiter) writeFields(h http.Header, p *plan, a *ask) {
 		return
 	}
 	f := l.fields.Get().(*fields)
-	var space [128]byte
-	b := space[:0]
-	for i := range a.all {
-		if i > 0 {
-			b = append(b, ',')
+	item := f.item(a.limits[0], a.debts[0])
+	if a.all > 1 {
+		var space [256]byte
+		b := append(space[:0], item...)
+		for i := 1; i < a.all; i++ {
+			r, t := a.limits[i].standing(a.debts[i])
+			b = appendItem(append(b, ','), a.limits[i], r, t)
 		}
-		b = appendLimit(b, a.limits[i], a.debts[i])
+		item = f.string(b)
 	}
 	setOrAdd(h, policyField, f.value(p.policies))
-	setOrAdd(h, limitField, f.value(f.string(b)))
+	setOrAdd(h, limitField, f.value(item))
 	if l.cfg.Headers == LegacyHeaders {
+		var space [20]byte
 		lim, debt := a.limits[a.by], a.debts[a.by]
 		for name, n := range map[string]int64{
 			"X-Ratelimit-Limit":     int64(lim.rate.Burst),
@@ -169,8 +194,10 @@ func (l *Limiter) writeFields(h http.Header, p *plan, a *ask) {
 }
 
 func setOrAdd(h http.Header, name string, value []string) {
-	if there := h[name]; there != nil {
-		value = append(there[:len(there):len(there)], value...)
+	if len(h) > 0 {
+		if there := h[name]; there != nil {
+			value = append(there[:len(there):len(there)], value...)
+		}
 	}
 	h[name] = value
 }

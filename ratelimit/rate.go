@@ -75,9 +75,11 @@ type limit struct {
 	rate     Rate   // with Burst filled in
 	period   uint64 // Per in ticks
 	requests uint64
-	every    int64 // ticks per token, rounded up
-	exact    bool  // no rounding was needed
-	room     int64 // how far a bucket's due time may run ahead of the clock
+	every    int64   // ticks per token, rounded up
+	exact    bool    // no rounding was needed
+	most     int64   // a cost beyond this many tokens is maxDebt
+	inverse  float64 // tokens per tick
+	room     int64   // how far a bucket's due time may run ahead of the clock
 
 	policy string // name of the policy in header fields
 	item   string // `"name"`, the start of this policy's RateLimit item
@@ -138,6 +140,7 @@ func newLimit(what string, rate Rate) (*limit, error) {
 		bad(".Burst is %d, takes more than a year to refill at %d per %v", rate.Burst, rate.Requests, rate.Per)
 		return nil, errors.Join(errs...)
 	}
+	l.most, l.inverse = maxDebt/l.every, 1/float64(l.every)
 	l.room = int64(l.grid(uint64(rate.Burst)))
 	if !l.exact {
 		l.room += 2 // what the grid may round away, a thirtieth of a nanosecond
@@ -159,11 +162,10 @@ func (l *limit) grid(n uint64) uint64 {
 // cost returns the ticks that n tokens take to come back to a bucket that is
 // due at the tick at; it is negative when n is, and at most maxDebt.
 func (l *limit) cost(at int64, n int) int64 {
-	most := maxDebt / l.every
 	switch {
-	case int64(n) >= most:
+	case int64(n) >= l.most:
 		return maxDebt
-	case int64(n) <= -most:
+	case int64(n) <= -l.most:
 		return -maxDebt
 	case l.exact:
 		return int64(n) * l.every
@@ -183,7 +185,13 @@ func (l *limit) remaining(debt int64) int {
 	case left <= 0:
 		return 0
 	case l.exact:
-		return int(left / l.every)
+		n := int64(float64(left) * l.inverse) // a division takes longer
+		if n*l.every > left {
+			n--
+		} else if (n+1)*l.every <= left {
+			n++
+		}
+		return int(n)
 	}
 	hi, lo := bits.Mul64(uint64(left), l.requests)
 	n, _ := bits.Div64(hi, lo, l.period)

@@ -174,6 +174,7 @@ type Limiter struct {
 	mu      sync.Mutex // guards writing plan and tiers
 	mem     atomic.Pointer[memory]
 	start   time.Time
+	plain   bool    // one rate, no groups, in memory, nobody waits
 	maxWait int64   // of Handler, Allow and Decide, in ticks
 	shared  *shared // nil without a Store
 	lines   lines
@@ -286,6 +287,7 @@ func New(cfg Config) (*Limiter, error) {
 			l.shared.leases = newLeases(cfg.Lease)
 		}
 	}
+	l.plain = len(p.limits) == 1 && len(l.groups) == 0 && cfg.Store == nil && l.maxWait == 0
 	l.plan.Store(p)
 	l.mem.Store(newMemory(len(p.limits), len(l.groups), l.cfg.MaxKeys))
 	l.fields.New = func() any { return new(fields) }
@@ -337,12 +339,7 @@ type Decision struct {
 	// Degraded says that the Store did not answer; see Config.Outage.
 	Degraded bool
 
-	// Policy and Rate are those that refused, or that have the fewest tokens
-	// left.
-	Policy string
-	Rate   Rate
-
-	// Remaining is how many tokens are left under that rate.
+	// Remaining is how many tokens are left under the rate that decided.
 	Remaining int
 
 	// RetryAfter is when the same request would pass if nobody else drew from
@@ -351,6 +348,25 @@ type Decision struct {
 
 	// FullAfter is when that bucket will be full.
 	FullAfter time.Duration
+
+	by *limit // a pointer, so that a Decision is returned in registers
+}
+
+// Policy returns the name of the rate that decided: the one that refused, or
+// has the fewest tokens left.
+func (d Decision) Policy() string {
+	if d.by == nil {
+		return ""
+	}
+	return d.by.policy
+}
+
+// Rate returns that rate, with its Burst filled in.
+func (d Decision) Rate() Rate {
+	if d.by == nil {
+		return Rate{}
+	}
+	return d.by.rate
 }
 
 // Never is the RetryAfter of a request that costs more than its bucket holds.
@@ -367,13 +383,20 @@ func (l *Limiter) Allow(ctx context.Context, key string, n int) (Decision, error
 	if n <= 0 {
 		return Decision{}, fmt.Errorf("ratelimit: Allow: n is %d, must be positive", n)
 	}
-	a := ask{n: n}
-	a.keys[0] = key
-	l.fill(&a, l.plan.Load())
-	if err := l.decide(ctx, &a); err != nil {
+	if l.plain {
+		if lim := l.plan.Load().limits[0]; n <= lim.rate.Burst {
+			m := l.mem.Load()
+			if debt, wait, ok := m.tables[0].take(m.seed.hash(key), m.now(), n, lim); ok {
+				l.count(wait <= 0, false, key)
+				return l.verdict(lim, debt, wait, false), nil
+			}
+		}
+	}
+	a := l.askKey(key, n)
+	if err := l.decide(ctx, a); err != nil {
 		return Decision{}, fmt.Errorf("ratelimit: Allow: %w", err)
 	}
-	return l.decision(&a), nil
+	return l.decision(a), nil
 }
 
 // Decide is [Limiter.Allow] for a request: its key, rate and cost are found
@@ -465,22 +488,32 @@ func (l *Limiter) decide(ctx context.Context, a *ask) error {
 	} else {
 		l.once(ctx, a)
 	}
+	l.count(a.allowed, a.degraded, a.keys[0])
+	return nil
+}
+
+// count counts a decision.
+func (l *Limiter) count(allowed, degraded bool, key string) {
 	c := l.counts.mine()
 	switch {
-	case a.allowed && a.degraded && l.cfg.Outage == LetPass:
-		c.failedOpen.Add(1)
-	case a.allowed:
+	case allowed && !degraded:
 		c.allowed.Add(1)
+		return
+	case allowed && l.cfg.Outage == LetPass:
+		c.failedOpen.Add(1)
+		return
+	case allowed:
+		c.allowed.Add(1)
+		return
 	case l.cfg.DryRun:
 		c.dry.Add(1)
-		l.refused.add(a.keys[0])
-	case a.degraded && l.cfg.Outage == RefuseAll:
+	case degraded && l.cfg.Outage == RefuseAll:
 		c.failedClosed.Add(1)
+		return
 	default:
 		c.refused.Add(1)
-		l.refused.add(a.keys[0])
 	}
-	return nil
+	l.refused.add(key)
 }
 
 // once answers a without waiting for tokens.
@@ -497,19 +530,27 @@ func (l *Limiter) once(ctx context.Context, a *ask) {
 
 // decision makes a's answer presentable.
 func (l *Limiter) decision(a *ask) Decision {
-	lim, debt := a.limits[a.by], a.debts[a.by]
+	wait := a.wait
+	if a.allowed {
+		wait = 0
+	}
+	return l.verdict(a.limits[a.by], a.debts[a.by], wait, a.degraded)
+}
+
+// verdict makes a Decision of what lim says: the bucket is debt ticks from
+// full, and if wait is positive the request is refused for so long.
+func (l *Limiter) verdict(lim *limit, debt, wait int64, degraded bool) Decision {
 	d := Decision{
-		Allowed:   a.allowed,
-		Degraded:  a.degraded,
-		Policy:    lim.policy,
-		Rate:      lim.rate,
+		Allowed:   wait <= 0,
+		Degraded:  degraded,
+		by:        lim,
 		Remaining: lim.remaining(debt),
 		FullAfter: ticksToDuration(debt),
 	}
-	if !a.allowed {
+	if wait > 0 {
 		d.RetryAfter = Never
-		if a.wait != never {
-			d.RetryAfter = ticksToDuration(a.wait)
+		if wait != never {
+			d.RetryAfter = ticksToDuration(wait)
 		}
 		if l.cfg.DryRun {
 			d.Allowed, d.DryRun = true, true

@@ -219,7 +219,7 @@ func TestAllRatesOrNone(t *testing.T) {
 		}
 		d := allow(t, l, "k", 1)
 		require.False(t, d.Allowed)
-		require.Equal(t, "default-day", d.Policy)
+		require.Equal(t, "default-day", d.Policy())
 	})
 }
 
