@@ -157,7 +157,7 @@ type Cache struct {
 	normal      normalizers
 	keys        keyMaker
 
-	base   time.Time // what all times in entries are relative to
+	base   time.Time // what all times in entries are relative to, so that 0 is long ago
 	policy *policy
 	budget atomic.Int64 // bytes that bodies on their way may still take
 	shards [shardCount]*shard
@@ -185,7 +185,7 @@ func New(cfg Config) (*Cache, error) {
 		cfg.MaxBytes = 64 << 20
 	}
 	c := &Cache{
-		cfg: cfg, base: time.Now(), policy: newPolicy(cfg.MaxBytes),
+		cfg: cfg, base: time.Now().Add(-time.Hour), policy: newPolicy(cfg.MaxBytes),
 		maxBody:     orDefault(cfg.MaxBodyBytes, cfg.MaxBytes/16),
 		maxVariants: orDefault(cfg.MaxVariants, 16),
 		hitForMiss:  orDefault(cfg.HitForMiss, 10*time.Second),

@@ -33,6 +33,9 @@ type flight struct {
 	strict     bool // the leader does not take what is stale
 	stale      *entry
 	asked      bool // the request was made conditional on stale
+	rest       bool // the request asks for what follows stale, a part
+	unfit      bool // the last answers to this key could not be shared
+	detached   bool // its context is not the client's
 	background bool // nobody waits for it
 
 	ctx     context.Context
@@ -55,14 +58,18 @@ type flight struct {
 	why   reason // why it isn't
 }
 
-// newFlight returns a flight for a request. The call outlives ctx, as long as
-// somebody waits for it.
-func (c *Cache) newFlight(ctx context.Context, r *http.Request, l *lookup, key string, hash uint64, shared bool, stale *entry) *flight {
+// newFlight returns a flight for a request. If others may join, the call
+// outlives ctx, as long as somebody waits for it.
+func (c *Cache) newFlight(ctx context.Context, r *http.Request, l *lookup, key string, hash uint64, shared bool, stale *entry, others bool) *flight {
 	f := &flight{
 		c: c, shard: c.shard(hash), key: key, hash: hash, shared: shared, method: r.Method,
 		header: r.Header, auth: l.authorized, cookie: len(r.Header["Cookie"]) > 0,
 		strict: l.cc.noCache || l.cc.maxAge >= 0 || l.cc.minFresh >= 0,
-		stale:  stale, started: c.now(), refs: 1, ready: make(chan struct{}),
+		stale:  stale, started: c.now(), refs: 1, ready: make(chan struct{}), detached: others,
+	}
+	if !others {
+		f.ctx, f.cancel = ctx, func(error) {}
+		return f
 	}
 	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	if c.fillTimeout > 0 {
@@ -73,18 +80,18 @@ func (c *Cache) newFlight(ctx context.Context, r *http.Request, l *lookup, key s
 
 // join returns a flight that the request can follow, or starts f, which make
 // returns, with the request as its leader.
-func (c *Cache) join(hash uint64, key string, h http.Header, plain bool, make func() *flight) (f *flight, lead bool) {
+func (c *Cache) join(hash uint64, key string, h http.Header, plain bool, make func(others bool) *flight) (f *flight, lead bool) {
 	s := c.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wait := plain && !c.cfg.NoCollapse
-	if until, ok := s.unfit.Peek(hash); ok && wait {
-		if c.now() < until {
-			wait = false
-		} else {
+	unfit := false
+	if until, ok := s.unfit.Peek(hash); ok {
+		if unfit = c.now() < until; !unfit {
 			s.unfit.Remove(hash)
 		}
 	}
+	wait = wait && !unfit
 	if wait {
 		for _, f := range s.flights[hash] {
 			if f.joinable && f.key == key && !f.doomed && f.suits(h) {
@@ -93,8 +100,8 @@ func (c *Cache) join(hash uint64, key string, h http.Header, plain bool, make fu
 			}
 		}
 	}
-	f = make()
-	f.joinable = wait
+	f = make(wait)
+	f.joinable, f.unfit = wait, unfit
 	s.flights[hash] = append(s.flights[hash], f)
 	return f, true
 }
@@ -125,6 +132,14 @@ func (f *flight) leave() {
 	}
 }
 
+// watch makes the leader leave when its client does.
+func (f *flight) watch(ctx context.Context) (stop func() bool) {
+	if !f.detached {
+		return func() bool { return true }
+	}
+	return context.AfterFunc(ctx, f.leave)
+}
+
 // wait waits for the header of f's response.
 func (f *flight) wait(ctx context.Context) error {
 	select {
@@ -142,7 +157,23 @@ const (
 	actPass  action = iota // hand the response on, keep nothing
 	actKeep                // hand it on, and write its body to f.entry.live
 	actReply               // forget it, and answer from the returned entry
+	actRetry               // forget it, and start again
 )
+
+// abandoned reports whether the call has ended because nobody waits for it.
+func (f *flight) abandoned() bool {
+	if f.detached {
+		return errors.Is(context.Cause(f.ctx), errNobodyLeft)
+	}
+	return errors.Is(f.ctx.Err(), context.Canceled)
+}
+
+// retry gives up what is stored, because it can't be completed.
+func (f *flight) retry() (action, *entry, Result, reason) {
+	f.c.discard(f.stale)
+	f.settle(nil, false)
+	return actRetry, nil, Miss, reasonPartial
+}
 
 // respond decides what becomes of the response that has begun. It is called
 // once, by the leader.
@@ -152,7 +183,7 @@ func (f *flight) respond(status int, h, outer http.Header) (action, *entry, Resu
 	}
 	c := f.c
 	now := c.now()
-	if f.ctx.Err() != nil {
+	if f.abandoned() {
 		f.settle(nil, false)
 		return actPass, nil, Failed, reasonClientGone
 	}
@@ -161,18 +192,29 @@ func (f *flight) respond(status int, h, outer http.Header) (action, *entry, Resu
 		f.settle(e, e.staleness(now) > 0 || e.rules.noCache)
 		return actReply, e, Revalidated, reasonNone
 	}
-	if f.stale != nil && serverError(status) && !f.strict && c.staleIfError(f.stale, now) {
+	if f.stale != nil && !f.stale.part && serverError(status) && !f.strict && c.staleIfError(f.stale, now) {
 		c.failedOver.Store(max(1, int64(now)))
 		f.settle(f.stale, false)
 		return actReply, f.stale, Stale, reasonNone
 	}
-	d := responseDirectives(h, c.targetsFor(f.shared))
-	e, why := f.admit(status, h, outer, &d, now)
+	var e *entry
+	var why reason
+	switch {
+	case f.rest && status == http.StatusPartialContent && f.stale.finishes(h):
+		if e, why = f.complete(h, outer, now); why != reasonNone {
+			return f.retry()
+		}
+	case f.rest && (status == http.StatusPartialContent || status == http.StatusRequestedRangeNotSatisfiable):
+		return f.retry() // not what was asked for
+	default:
+		d := responseDirectives(h, c.targetsFor(f.shared))
+		e, why = f.admit(status, h, outer, &d, now)
+	}
 	if why != reasonNone {
 		f.why = why
 		f.markUnfit(status, now)
 		f.settle(nil, true)
-		if f.stale != nil && status < 500 {
+		if f.stale != nil && status < 500 && len(f.header["Range"]) == 0 {
 			c.discard(f.stale) // the origin has something else now
 		}
 		return actPass, nil, resultOf(why), why
@@ -266,6 +308,9 @@ func (f *flight) end(err error, trailer []field) {
 	}
 	var removed []*entry
 	if kept != nil {
+		if kept.part {
+			kept = kept.joined(f.shard.partLocked(f.c, kept, f.header))
+		}
 		removed = f.shard.replaceLocked(f.c, kept, f.header)
 	}
 	f.shard.mu.Unlock()

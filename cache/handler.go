@@ -117,12 +117,19 @@ func (h *handler) miss(w http.ResponseWriter, r *http.Request, l lookup, key str
 			h.head(w, r, key, hash, now)
 			return
 		}
-		f, lead := c.join(hash, key, r.Header, plain, func() *flight {
-			return c.newFlight(r.Context(), r, &l, key, hash, true, e)
+		if e == nil && plain {
+			if p := c.find([]byte(key), hash, r.Header, true); p != nil && p.completes() {
+				e = p
+			}
+		}
+		f, lead := c.join(hash, key, r.Header, plain, func(others bool) *flight {
+			return c.newFlight(r.Context(), r, &l, key, hash, true, e, others)
 		})
 		if lead {
-			h.lead(w, r, &l, f)
-			return
+			if h.lead(w, r, &l, f) {
+				return
+			}
+			continue
 		}
 		if h.follow(w, r, &l, f) {
 			return
@@ -151,10 +158,11 @@ func (h *handler) stale(w http.ResponseWriter, r *http.Request, l *lookup, e *en
 	return true
 }
 
-// lead calls next for everyone who waits, and answers w with what it says.
-func (h *handler) lead(w http.ResponseWriter, r *http.Request, l *lookup, f *flight) {
+// lead calls next for everyone who waits, and answers w with what it says. It
+// reports false if that was of no use, and has to be done again.
+func (h *handler) lead(w http.ResponseWriter, r *http.Request, l *lookup, f *flight) bool {
 	c := h.c
-	stop := context.AfterFunc(r.Context(), f.leave)
+	stop := f.watch(r.Context())
 	rec := newRecorder(f, w, r, l)
 	returned := false
 	defer func() {
@@ -169,7 +177,11 @@ func (h *handler) lead(w http.ResponseWriter, r *http.Request, l *lookup, f *fli
 	h.next.ServeHTTP(rec, f.request(r, l))
 	returned = true
 	rec.finish()
+	if rec.act == actRetry {
+		return false
+	}
 	c.done(r, f.hash, rec.result, rec.why)
+	return true
 }
 
 // fill calls next in the background.
@@ -267,8 +279,14 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, f *flight, rd *
 // request returns the request that goes to next: the client's own, but for the
 // conditions, which are the cache's. It outlives the client.
 func (f *flight) request(r *http.Request, l *lookup) *http.Request {
+	if !f.detached && f.stale == nil {
+		return r
+	}
 	out := r.Clone(f.ctx)
 	switch {
+	case f.stale != nil && f.stale.completes() && len(l.ranges) == 0:
+		f.rest = true
+		f.stale.askRest(out.Header)
 	case f.stale != nil && !f.stale.part && f.stale.validates():
 		f.asked = true
 		f.stale.conditional(out.Header)
@@ -276,9 +294,9 @@ func (f *flight) request(r *http.Request, l *lookup) *http.Request {
 			out.Header.Del("Range")
 			out.Header.Del("If-Range")
 		}
-	case f.joinable || len(l.ranges) == 0:
-		// What is not stored yet is fetched whole; the client's own
-		// conditions are applied to it afterwards.
+	case !f.unfit && len(l.ranges) == 0:
+		// What is not stored yet is fetched whole, if it is likely to be
+		// stored; the client's own conditions are applied to it afterwards.
 		out.Header.Del("If-None-Match")
 		out.Header.Del("If-Modified-Since")
 	}
@@ -301,7 +319,7 @@ func (c *Cache) refresh(r *http.Request, l *lookup, key string, e *entry, fill f
 	if closed {
 		return
 	}
-	f := c.newFlight(r.Context(), r, l, key, e.hash, e.rules.shared, e)
+	f := c.newFlight(r.Context(), r, l, key, e.hash, e.rules.shared, e, true)
 	f.background = true
 	s := c.shard(e.hash)
 	s.mu.Lock()

@@ -175,7 +175,7 @@ func (h *handler) keepPost(r *http.Request, status int, hd, outer http.Header, s
 		return nil
 	}
 	key := string(c.keys.appendKey(nil, get, realmHandler, &l.guard))
-	f := c.newFlight(r.Context(), get, &l, key, c.keys.hash([]byte(key)), true, nil)
+	f := c.newFlight(r.Context(), get, &l, key, c.keys.hash([]byte(key)), true, nil, false)
 	f.started = started
 	f.shard.mu.Lock()
 	f.shard.flights[f.hash] = append(f.shard.flights[f.hash], f)

@@ -51,7 +51,9 @@ const (
 type ring struct {
 	n     atomic.Uint32
 	slots [ringSize]atomic.Pointer[entry]
-	_     [60]byte
+
+	drained uint32 // n when last drained; protected by the policy
+	_       [56]byte
 }
 
 const ringSize = 64
@@ -74,6 +76,11 @@ func (p *policy) touch(e *entry) {
 }
 
 func (p *policy) drainLocked(r *ring) {
+	n := r.n.Load()
+	if n == r.drained {
+		return
+	}
+	r.drained = n
 	for i := range r.slots {
 		if e := r.slots[i].Swap(nil); e != nil {
 			p.touchLocked(e)

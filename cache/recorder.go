@@ -66,8 +66,11 @@ func (rec *recorder) WriteHeader(status int) {
 	}
 	rec.status = status
 	rec.act, rec.answer, rec.result, rec.why = rec.f.respond(status, rec.h, rec.outer)
-	if rec.act == actReply {
+	switch rec.act {
+	case actReply:
 		rec.once = rec.h["Set-Cookie"]
+		return
+	case actRetry:
 		return
 	}
 	if rec.w == nil {
@@ -85,6 +88,12 @@ func (rec *recorder) WriteHeader(status int) {
 		if !rec.bare {
 			rec.rd = rec.answer.live.reader()
 		}
+	}
+	if rec.act == actKeep && rec.answer.status != status { // the rest of a part, which makes it whole
+		rep := reply{e: rec.answer, status: rec.answer.status}
+		rep.putHeader(rec.w.Header(), rec.f.c.stampOf(rec.answer, rec.answer.received, rec.line()))
+		rec.w.WriteHeader(rep.status)
+		return
 	}
 	putHeader(rec.w.Header(), rec.h)
 	rec.f.c.addStatus(rec.w.Header(), rec.line)
@@ -135,7 +144,7 @@ func (rec *recorder) Write(p []byte) (int, error) {
 		rec.WriteHeader(http.StatusOK)
 	}
 	switch {
-	case rec.act == actReply:
+	case rec.act == actReply || rec.act == actRetry:
 		return len(p), nil
 	case rec.act == actPass:
 		if rec.w == nil {
@@ -156,7 +165,7 @@ func (rec *recorder) ReadFrom(src io.Reader) (int64, error) {
 		rec.WriteHeader(http.StatusOK)
 	}
 	switch {
-	case rec.act == actReply, rec.w == nil && rec.act == actPass:
+	case rec.act == actReply, rec.act == actRetry, rec.w == nil && rec.act == actPass:
 		return io.Copy(io.Discard, src)
 	case rec.act == actPass:
 		return io.Copy(rec.w, src) // uses its ReadFrom
@@ -214,7 +223,7 @@ func (rec *recorder) FlushError() error {
 	if rec.status == 0 {
 		rec.WriteHeader(http.StatusOK)
 	}
-	if rec.w == nil || rec.act == actReply {
+	if rec.w == nil || rec.act == actReply || rec.act == actRetry {
 		return nil
 	}
 	if rec.rd == nil {
@@ -244,7 +253,7 @@ func (rec *recorder) finish() {
 		rec.WriteHeader(http.StatusOK)
 	}
 	var trailer []field
-	if rec.act != actReply {
+	if rec.act == actPass || rec.act == actKeep {
 		trailer = rec.trailers()
 	}
 	rec.f.end(nil, trailer)

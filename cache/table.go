@@ -157,6 +157,16 @@ func (s *shard) replaceLocked(c *Cache, e *entry, h http.Header) (removed []*ent
 	return removed
 }
 
+// partLocked returns the part that is stored for the request that e answers.
+func (s *shard) partLocked(c *Cache, e *entry, h http.Header) *entry {
+	for old := s.entries[e.hash]; old != nil; old = old.chain {
+		if old.key == e.key && old.part && c.normal.matches(old, h) {
+			return old
+		}
+	}
+	return nil
+}
+
 // unlink takes e out of the shard, and reports whether it was there.
 func (s *shard) unlink(e *entry) bool {
 	s.mu.Lock()

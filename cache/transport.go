@@ -80,11 +80,20 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 				}
 			})
 		}
-		f, lead := c.join(hash, key, r.Header, plain, func() *flight {
-			return c.newFlight(r.Context(), r, &l, key, hash, t.shared(), e)
+		if e == nil && plain {
+			if p := c.find([]byte(key), hash, r.Header, true); p != nil && p.completes() {
+				e = p
+			}
+		}
+		f, lead := c.join(hash, key, r.Header, plain, func(others bool) *flight {
+			return c.newFlight(r.Context(), r, &l, key, hash, t.shared(), e, others)
 		})
 		if lead {
-			return t.lead(r, &l, f)
+			resp, err := t.lead(r, &l, f)
+			if resp == nil && err == nil {
+				continue // what came was of no use
+			}
+			return resp, err
 		}
 		resp, err, ok := t.follow(r, &l, f)
 		if ok {
@@ -177,6 +186,10 @@ func (t *transport) call(f *flight, out *http.Request, got func(*http.Response, 
 			resp.Body.Close()
 		}
 		got(resp, nil, result, why, nil)
+	case actRetry:
+		resp.Body.Close()
+		f.end(nil, nil)
+		got(nil, nil, result, why, nil)
 	case actReply:
 		io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
 		resp.Body.Close()
@@ -212,7 +225,7 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 		thrown any
 	}
 	first := make(chan begun, 1)
-	stop := context.AfterFunc(r.Context(), f.leave)
+	stop := f.watch(r.Context())
 	out := f.request(r, l)
 	go func() {
 		defer c.fillTime.since(c, f.started)
@@ -226,11 +239,14 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 			}
 		}()
 		t.call(f, out, func(resp *http.Response, e *entry, result Result, why reason, err error) {
-			c.done(r, f.hash, result, why)
-			if err != nil {
+			if resp == nil && e == nil {
+				if err != nil {
+					c.done(r, f.hash, result, why)
+				}
 				first <- begun{err: err}
 				return
 			}
+			c.done(r, f.hash, result, why)
 			first <- begun{resp: t.begin(r, l, f, resp, e, result, why, stop)}
 		})
 	}()
@@ -290,6 +306,12 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 	if rep.bare {
 		defer f.follower(stop)
 		return rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
+	}
+	if e.status != resp.StatusCode { // the rest of a part, which makes it whole
+		out := rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
+		out.ContentLength = e.size
+		out.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.follower(stop)}
+		return out
 	}
 	copied := *resp
 	copied.Header = resp.Header.Clone()

@@ -1,0 +1,86 @@
+package cache
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// Responses that hold a part of a representation are stored too, put together
+// with what is stored already, and completed (RFC 9111 §3.3, §3.4). All of
+// that needs a strong validator, so that the parts are known to be of one
+// whole.
+
+// completes reports whether e, a part, can be made whole by asking for the
+// rest.
+func (e *entry) completes() bool {
+	return e.part && e.start == 0 && e.size > 0 && e.size < e.total && strongTag(e.etag)
+}
+
+// askRest makes a request ask for what follows e, on condition that it is
+// still of the same whole.
+func (e *entry) askRest(h http.Header) {
+	h.Del("If-None-Match")
+	h.Del("If-Modified-Since")
+	h["Range"] = []string{"bytes=" + formatInt(e.size) + "-"}
+	h["If-Range"] = []string{e.etag}
+}
+
+// finishes reports whether a 206 is the rest that askRest asked for.
+func (e *entry) finishes(h http.Header) bool {
+	start, end, total, ok := parseContentRange(h["Content-Range"])
+	return ok && start == e.size && end == total-1 && total == e.total &&
+		slices.Equal(h["Etag"], []string{e.etag})
+}
+
+// complete returns the whole of which f.stale is the start and the response
+// with header h the rest: a 200 whose body begins with what is stored.
+func (f *flight) complete(h, outer http.Header, now time.Duration) (*entry, reason) {
+	e, storable := f.c.update(f.stale, h, outer, now, f.started, f.header, f.shared)
+	if !storable || e.total > f.c.maxBody {
+		return nil, reasonTooLarge
+	}
+	e.status, e.part, e.start = http.StatusOK, false, 0
+	e.size, e.total = e.total, -1
+	e.fields = slices.DeleteFunc(e.fields, func(f field) bool { return f.name == "Content-Range" })
+	e.fields = setField(e.fields, "Content-Length", formatInt(e.size))
+	e.live = newBody(e.size, f.c.maxBody, &f.c.budget)
+	for _, p := range f.stale.data {
+		if _, err := e.live.write(context.Background(), p); err != nil {
+			return nil, reasonTooLarge
+		}
+	}
+	e.data = nil
+	return e, reasonNone
+}
+
+// joined returns e, a part that has just come, together with what is stored of
+// the same whole. It returns e alone if they do not touch.
+func (e *entry) joined(old *entry) *entry {
+	if old == nil || !old.part || old.total != e.total || e.total < 0 ||
+		!strongTag(e.etag) || old.etag != e.etag ||
+		old.start > e.start+e.size || e.start > old.start+old.size {
+		return e
+	}
+	k := e.clone()
+	k.data = nil
+	if old.start < e.start { // the new bytes win where both have them
+		k.start = old.start
+		k.data = old.cut(byteRange{old.start, e.start - old.start})
+	}
+	k.data = append(k.data, e.data...)
+	end := e.start + e.size
+	if oldEnd := old.start + old.size; oldEnd > end {
+		k.data = append(k.data, old.cut(byteRange{end, oldEnd - end})...)
+		end = oldEnd
+	}
+	k.size = end - k.start
+	if k.start == 0 && k.size == k.total {
+		k.status, k.part, k.total = http.StatusOK, false, -1
+		k.fields = slices.DeleteFunc(slices.Clone(k.fields), func(f field) bool { return f.name == "Content-Range" })
+		k.fields = setField(k.fields, "Content-Length", formatInt(k.size))
+	}
+	k.weigh()
+	return k
+}
