@@ -268,6 +268,8 @@ func TestAFleetThatStartsTogetherDoesNotProbeTogether(t *testing.T) {
 			go func() { _ = h.Run(t.Context()) }()
 		}
 		time.Sleep(2 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
 		total := 0
 		for when, n := range first {
 			require.Less(t, when, time.Second, "within a tenth of Every")

@@ -53,8 +53,13 @@ func (l *silent) isClosed() bool {
 func TestDrainingGoesThroughItsPhasesInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
+		var mu sync.Mutex
 		var events []string
-		event := func(what string) { events = append(events, time.Since(start).String()+" "+what) }
+		event := func(what string) {
+			mu.Lock()
+			defer mu.Unlock()
+			events = append(events, time.Since(start).String()+" "+what)
+		}
 		h := health.MustNew(health.Config{
 			Drain: health.Drain{Hooks: []func(context.Context) error{
 				func(context.Context) error { event("first hook"); return nil },

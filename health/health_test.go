@@ -38,6 +38,7 @@ func run(t *testing.T, h *health.Checker) {
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	time.Sleep(2 * time.Second)
+	synctest.Wait()
 }
 
 var teapot = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
