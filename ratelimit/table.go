@@ -13,7 +13,7 @@ import (
 // same as no bucket, and only such buckets are ever forgotten.
 //
 // The table is cut into shards by the top bits of the hash. Each shard is a
-// small open-addressing array, linear probing, at most four fifths full, that
+// small open-addressing array, linear probing, at most five sixths full, that
 // grows by rehashing itself alone: about a thousand slots, microseconds.
 //
 // Writing goes by these rules:
@@ -209,7 +209,7 @@ func (t *table) addLocked(sh *shard, h uint64, now int64) int {
 		}
 		s = sh.slots.Load()
 	}
-	if s == nil || (sh.used+1)*5 > s.n*4 {
+	if s == nil || (sh.used+1)*6 > s.n*5 {
 		t.rehashLocked(sh, now)
 		s = sh.slots.Load()
 	}
@@ -282,7 +282,7 @@ func (t *table) rehashLocked(sh *shard, now int64) {
 			debts = append(debts, debt{i, due})
 		}
 	}
-	s := newSlots(max(minSlots, (len(debts)+1)*10/7), t.width)
+	s := newSlots(max(minSlots, (len(debts)+1)*4/3), t.width)
 	for _, d := range debts {
 		h := old.words[d.at].Load()
 		i := s.free(h)
