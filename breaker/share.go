@@ -186,7 +186,7 @@ func (f *family) learn(ctx context.Context, seen map[seenOpening]time.Time) erro
 	for key, n := range byKey {
 		if n.fresh && len(n.by) >= f.cfg.Quorum {
 			wait := min(n.last.Until.Sub(now), max(f.cfg.MaxOpen, f.cfg.MaxRetryAfter))
-			f.root.For(key).follow(wait, fmt.Sprintf("%d other processes opened it: %s", len(n.by), n.last.Why))
+			f.root.For(key).follow(wait, peers(len(n.by))+" opened it: "+n.last.Why)
 		}
 	}
 	return nil
@@ -201,6 +201,13 @@ func (b *Breaker) follow(wait time.Duration, why string) {
 	}
 	b.mu.Unlock()
 	b.fam.deliver()
+}
+
+func peers(n int) string {
+	if n == 1 {
+		return "a peer"
+	}
+	return fmt.Sprintf("%d peers", n)
 }
 
 // guard turns a panic in the store into an error: it is the user's code, in a
