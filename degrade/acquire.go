@@ -40,6 +40,7 @@ var reasons = [...]string{
 func (s *Shedder) acquire(ctx context.Context, t *ticket, tenant string) error {
 	if n := s.core.take(); n > 0 {
 		t.start, t.n = s.now(), n
+		t.came = t.start
 		s.counts.add(t.p, outAdmitted)
 		return nil
 	}
@@ -52,6 +53,16 @@ func (s *Shedder) acquireSlow(ctx context.Context, t *ticket, tenant string) err
 		return err
 	}
 	now := s.now()
+	t.came = now
+	if s.cfg.DryRun {
+		refuse := false
+		if t.n, refuse = s.core.force(now); refuse {
+			s.counts.add(t.p, outRefused)
+		}
+		t.start = now
+		s.counts.add(t.p, outAdmitted)
+		return nil
+	}
 	w := &waiter{prio: t.p}
 	if tenant != "" {
 		w.flow = uint8(maphash.String(s.seed, tenant) % flows)
@@ -95,9 +106,6 @@ func (s *Shedder) acquireSlow(ctx context.Context, t *ticket, tenant string) err
 
 func (s *Shedder) refuse(t *ticket, v verdict, waited time.Duration) error {
 	s.counts.add(t.p, outRefused)
-	if s.cfg.DryRun {
-		return nil
-	}
 	base, spread := s.core.retry(s.now())
 	after := max(base, time.Second)
 	if spread > 0 {

@@ -17,6 +17,7 @@ func (s *Shedder) Collect(emit func(name, help, kind string, value float64, labe
 			float64(s.counts.of(b, outQueued)), "shedder", s.name, "priority", bandNames[b])
 	}
 	st := s.Stats()
+	emit("spillway_degrade_throttled_total", "Outgoing requests held back because their server refuses.", "counter", float64(st.Throttled), "shedder", s.name)
 	gauge := func(name, help string, v float64) { emit(name, help, "gauge", v, "shedder", s.name) }
 	gauge("spillway_degrade_inflight", "Requests running.", float64(st.InFlight))
 	gauge("spillway_degrade_queued", "Requests waiting.", float64(st.Waiting))

@@ -76,6 +76,11 @@ type Config struct {
 	// Upgrade field or that accept text/event-stream.
 	LongLived func(*http.Request) bool
 
+	// Throttle is how many requests Transport sends to a server per request that it
+	// accepts, once it refuses; the rest fails here. Default 2, and at least one
+	// a second is sent. Negative sends all.
+	Throttle float64
+
 	// Fallback answers the requests that are refused, with the header fields
 	// already set. Nil: 503 in text/plain, or application/problem+json.
 	Fallback http.Handler
@@ -101,9 +106,10 @@ type Shedder struct {
 	core  core
 	seed  maphash.Seed
 
-	counts  counts
-	streams atomic.Int64
-	panics  atomic.Uint64
+	counts    counts
+	streams   atomic.Int64
+	panics    atomic.Uint64
+	throttled atomic.Uint64
 
 	mu       sync.Mutex // protects what follows
 	history  history
@@ -138,6 +144,12 @@ func New(cfg Config) (*Shedder, error) {
 	if cfg.MaxQueue < 0 {
 		bad("MaxQueue", cfg.MaxQueue, "0 (default) or more")
 	}
+	if cfg.Throttle != cfg.Throttle || cfg.Throttle > 0 && cfg.Throttle < 1 || cfg.Throttle > 1000 {
+		bad("Throttle", cfg.Throttle, "0 (default), 1 to 1000, or negative (off)")
+	}
+	if cfg.Throttle == 0 {
+		cfg.Throttle = 2
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -169,7 +181,7 @@ func (s *Shedder) now() int64 { return int64(time.Since(s.epoch)) }
 // [Config].DryRun err is nil.
 func (s *Shedder) Acquire(ctx context.Context, p Priority) (release func(), err error) {
 	tenant, _ := ctx.Value(tenantKey).(string)
-	t := &held{ticket: ticket{p: p.clamp()}, s: s}
+	t := &held{ticket: ticket{p: p.clamp()}, s: s, ctx: ctx}
 	if err := s.acquire(ctx, &t.ticket, tenant); err != nil {
 		return nil, err
 	}
@@ -178,8 +190,9 @@ func (s *Shedder) Acquire(ctx context.Context, p Priority) (release func(), err 
 
 // A ticket is a slot that is held.
 type ticket struct {
-	start int64
-	n     int // how many were taken when it was taken; 0 when it holds none
+	came  int64 // when the request came
+	start int64 // when it got the slot
+	n     int   // how many were taken then
 	p     Priority
 }
 
@@ -187,20 +200,25 @@ type ticket struct {
 type held struct {
 	ticket
 	s    *Shedder
+	ctx  context.Context
 	done atomic.Bool
 }
 
 func (h *held) release() {
 	if !h.done.Swap(true) {
-		h.s.release(&h.ticket)
+		h.s.release(&h.ticket, h.ctx)
 	}
 }
 
-func (s *Shedder) release(t *ticket) {
-	if t.n != 0 {
-		now := s.now()
-		s.core.leave(now, now-t.start, t.n)
+// release gives the slot of t back.
+func (s *Shedder) release(t *ticket, ctx context.Context) {
+	now := s.now()
+	latency := now - t.start
+	if ctx.Err() == context.Canceled {
+		s.core.hungUp(now, now-t.came)
+		latency = -1 // how long it would have taken is not known
 	}
+	s.core.leave(now, latency, t.n)
 }
 
 // Stats is what a [Shedder] has done since it was made, and where it stands.
@@ -209,6 +227,7 @@ type Stats struct {
 	Queued     uint64 // had to wait, whatever came of it
 	Refused    uint64 // answered 503
 	Abandoned  uint64 // hung up while waiting
+	Throttled  uint64 // held back by Transport
 	HookPanics uint64
 
 	InFlight int           // running now
@@ -226,7 +245,7 @@ func (s *Shedder) Stats() Stats {
 	t := s.counts.total()
 	st := Stats{
 		Admitted: t[outAdmitted], Queued: t[outQueued], Refused: t[outRefused],
-		Abandoned: t[outAbandoned], HookPanics: s.panics.Load(),
+		Abandoned: t[outAbandoned], Throttled: s.throttled.Load(), HookPanics: s.panics.Load(),
 		Streams: int(s.streams.Load()),
 	}
 	s.core.look(s.now(), &st)

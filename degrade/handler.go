@@ -40,7 +40,7 @@ func (s *Shedder) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		defer s.release(&t)
+		defer s.release(&t, r.Context())
 		next.ServeHTTP(w, r)
 	})
 }

@@ -2,67 +2,91 @@ package degrade
 
 import "math"
 
-// Constants of the control. They are ratios: times are relative to what a
-// request takes, so that one set serves a cache lookup and a report.
-var (
-	firstLimit   = 8
-	firstLatency = 1e8 // what running takes, until the first has run (100 ms)
+// What is looked for is the knee of the backend: the number of slots up to which
+// more slots do more work, and beyond which they only wait inside. By Little's law
+// it is the rate of completions at capacity times the time that a request takes
+// when it does not have to wait inside (the baseline).
+//
+// Both can be measured while serving. The rate counts while all slots are taken;
+// what is seen at different limits above the knee adds up to one estimate
+// (the pool). The baseline is the mean latency of requests that started while
+// less than three quarters of the slots were taken. A mean over many is blind
+// to how service times scatter, which a minimum, or a short window, is not.
+//
+// What can't be known from looking is whether latency rose because of a queue or
+// because the backend became slower. So nothing is believed that the rate has
+// not confirmed. A change of the limit is a trial: the rate at the new limit is
+// compared with the rate at the old one, by a sequential test whose variance is
+// measured too. Fewer slots and as much done: there was a queue. Fewer slots and less done: the
+// backend is slower, the slots come back, and the baseline is corrected. More
+// slots and more done: the limit was too low. When the evidence is thin, the answer
+// is the one that costs less if wrong.
+//
+// Ratios below are of latencies, of rates, or of slots: none depends on how fast
+// a backend is.
+const (
+	firstLimit = 8    // where an adaptive limit starts; it doubles while that helps
+	headroom   = 1.3  // slots given per slot that the backend can use
+	growBelow  = 1.2  // grow when requests take less than this times the baseline
+	tryAbove   = 1.4  // try fewer when they take more than this times the baseline
+	atEase     = 0.75 // a latency counts for the baseline below this share of the limit
 
-	tightWait = 0.5 // bound on waiting in standing overload, times the latency
-	burstWait = 3.0 // otherwise
-	slackWait = 0.1
-
-	baseAge    = 20e9
-	poolMemory = 600.0
-	growSure   = 1.5
-	trySure    = 1.5
-	minQueue   = 2 // so many may wait whatever the prediction says
-
-	atEase        = 0.75 // a latency counts for the baseline below this share of the limit
-	shareWeight   = 1.0 / 64
-	latencyMemory = 64.0
-	probe         = 1.3
-	leaveTime     = 3.0
-
-	headroom    = 1.3 // slots per slot that the backend can use
-	growBelow   = 1.2 // grow when requests take less than this times the baseline
-	tryAbove    = 1.4 // try fewer when they take more than this times the baseline
-	baseMemory  = 1000.0
-	newestAbove = 0.1
+	sure       = 1.5  // standard errors by which a trial must seem worth while
+	surer      = 2.5  // standard errors by which it must be decided
+	baseMemory = 1000 // latencies that the baseline is averaged over, at most
+	poolMemory = 600  // completions that the capacity is averaged over, at most
+	baseAge    = 20e9 // a baseline older than this is checked by trying more slots
+	minTrial   = 100  // a trial lasts for half a second, but for so many completions
+	maxTrial   = 400  // at least and so many at most; then the likelier answer holds
 )
 
-// control finds how many slots the backend can use.
+// control finds the limit. It is guarded by core.mu, and told the time.
 type control struct {
 	adaptive bool
 	min, max int
+	limit    float64 // whole
 
-	limit float64
+	// The baseline, how many latencies it stands for, and where it comes from.
+	base, baseN float64
+	recent      tempo // latencies on their way into it
+	fresh       int64 // when it was last confirmed
+	checked     bool  // it does not come from a full backend
+	guessed     bool  // it was inferred from a trial
 
-	base  float64 // baseline
-	baseN float64
-	cv2   float64
+	// The squared coefficient of variation of latencies at ease, and the means that it is
+	// computed from.
+	cv2                 float64
+	mean, square, meanN float64
 
-	cvN, mean, square float64
-	fresh             int64 // when the baseline was last confirmed
-
+	// Completions while all slots were taken, since the limit was changed and what
+	// the change stirred up has settled.
 	full   bool
-	from   int64
+	from   int64 // of the completion before
 	settle int64
-	n, t   float64
+	seen   tempo
+	pooled tempo // the part of seen that is in pool
+	pool   tempo // what is known of the capacity
 
-	sure         bool
-	guess        bool
-	proven       bool // an up-trial has shown that more slots do not help
-	trial        int
-	ref          float64
-	refRate      float64
-	refN         float64
-	began        int64
-	nextDown     int64
-	nextUp       int64
-	patience     float64
-	starting     bool
-	pool, joined flowRate
+	starting bool // the limit has only ever been doubled
+	proven   bool // more slots were tried, and did not help
+	trial    trial
+	home     float64 // where a series of trials of fewer slots began; 0 none
+	nextDown int64
+	nextUp   int64
+	backoff  float64 // between trials of fewer slots that turn out wrong
+}
+
+// tempo is n completions in a time of t.
+type tempo struct{ n, t float64 }
+
+func (t tempo) rate() float64 { return t.n / t.t }
+
+// trial is a limit that is tried.
+type trial struct {
+	dir   int     // 1 more slots, -1 fewer, 0 none
+	limit float64 // before
+	tempo tempo   // before
+	began int64
 }
 
 func newControl(lo, hi int) control {
@@ -75,259 +99,248 @@ func newControl(lo, hi int) control {
 	return control{
 		adaptive: true, min: lo, max: hi,
 		limit: float64(min(max(firstLimit, lo), hi)),
-		cv2:   1, patience: 1e9, starting: true,
+		cv2:   1, backoff: 1e9, starting: true,
 	}
 }
 
 // spell notes that from now on all slots are taken.
-func (c *control) spell(now int64, _ uint64) {
-	c.full = true
-	c.from = now
-}
+func (c *control) spell(now int64) { c.full, c.from = true, now }
 
 // completed notes that one of taken requests has finished while others waited.
+// While the limit has just been lowered, more than the limit are taken.
 func (c *control) completed(now int64, taken, limit int) {
 	if !c.full {
 		return
 	}
-	if taken >= limit && c.from >= c.settle && taken <= limit+1 {
-		c.n++
-		c.t += float64(now - c.from)
+	if c.from >= c.settle && taken >= limit && taken <= limit+1 {
+		c.seen.n++
+		c.seen.t += float64(now - c.from)
 	}
 	c.from = now
 }
 
 // rest notes that slots are free again.
-func (c *control) rest(int64) { c.full = false }
-
-func (c *control) reset(now int64, wait float64) {
-	c.n, c.t, c.joined = 0, 0, flowRate{}
-	c.settle = now + int64(wait)
-}
+func (c *control) rest() { c.full = false }
 
 // learn takes latencies seen at ease into the baseline.
 func (c *control) learn(now int64, n, mean, square float64) {
 	if n == 0 {
 		return
 	}
-	w := n / (c.baseN + n)
-	c.base += (mean - c.base) * w
+	// Requests that started with slots to spare and took much longer, or much less,
+	// than such requests did before: the backend has changed.
+	c.recent.n += n
+	c.recent.t += n * mean
+	if c.recent.n >= 50 && c.baseN >= 16 {
+		m := c.recent.t / c.recent.n
+		if d := m / c.base; (d > 2 || d < 0.5) && math.Abs(m-c.base) > 4*min(m, c.base)*math.Sqrt(c.cv2*(1/c.recent.n+1/c.baseN)) {
+			c.base, c.baseN = m, c.recent.n
+			c.checked = m < c.base
+			c.nextDown = max(c.nextDown, now+2e9)
+			n = 0
+		}
+		c.recent = tempo{}
+	}
+	c.base += (mean - c.base) * n / (c.baseN + n)
 	c.baseN = min(c.baseN+n, baseMemory)
 	c.fresh = now
-	c.sure = c.sure || c.baseN >= 20
-	if n > 16 {
-		c.guess = false
-	}
-	w = n / (c.cvN + n)
+	c.checked = c.checked || c.baseN >= 20
+	c.guessed = c.guessed && n <= 16
+	w := n / (c.meanN + n)
 	c.mean += (mean - c.mean) * w
 	c.square += (square - c.square) * w
-	c.cvN = min(c.cvN+n, 2*baseMemory)
-	if c.cvN >= 50 {
+	c.meanN = min(c.meanN+n, 2*baseMemory)
+	if c.meanN >= 50 {
 		c.cv2 = min(max(c.square/(c.mean*c.mean)-1, 0.05), 4)
 	}
 }
 
-// step is called under core.mu from time to time.
-func (c *core) step(now int64) {
-	ctl := &c.ctl
-	n, mean, square := c.all.drain()
-	if n > 0 {
-		w := 1 - math.Pow(1-1.0/latencyMemory, n)
-		if c.load.latency == 0 {
-			w = 1
-		}
-		c.load.latency += (mean - c.load.latency) * w
-	}
-	n, mean, square = c.low.drain()
-	ctl.learn(now, n, mean, square)
-	done := c.word.Load() >> doneShift
-	if dt := now - c.load.at; dt > 0 {
-		c.load.busy += (float64(c.word.Load()&takenMask) - c.load.busy) * (1 - math.Exp(-float64(dt)/rateTau))
-		perSecond := float64(done-c.load.done) / float64(dt) * 1e9
-		m := uint64(0)
-		for perSecond > 4000 {
-			perSecond /= 2
-			m = m<<1 | 1
-		}
-		c.mask.Store(m)
-	}
-	c.load.done, c.load.at = done, now
-	c.due.Store(now + int64(min(max(c.latency()/2, 1e6), 250e6)))
-	if !ctl.adaptive {
-		return
-	}
-	if l := ctl.decide(now, c.latency()); l > 0 {
-		c.setLimit(now, l)
-	}
+// rebase sets the baseline to what a trial has shown to be free of waiting.
+func (c *control) rebase(now int64, base, n float64) {
+	c.base, c.baseN, c.fresh, c.checked, c.guessed = base, n, now, true, true
 }
 
-// decide returns a new limit, or 0.
-func (c *control) decide(now int64, latency float64) int {
-	if c.n < 8 {
+// decide returns a new limit, or 0 for none. settle is how long a change takes
+// to show.
+func (c *control) decide(now int64, settle float64) int {
+	switch {
+	case c.seen.n < 8:
 		return 0
+	case c.starting:
+		return c.start(now, settle)
+	case c.trial.dir != 0:
+		return c.judge(now, settle)
 	}
-	x := c.n / c.t
-	l := math.Round(c.limit)
-	if c.starting {
-		return c.start(now, latency, l, x)
-	}
-	if c.trial != 0 {
-		return c.judge(now, latency, l, x)
-	}
-	// What was seen with this limit joins what is known of the capacity, unless it
-	// contradicts it: then the backend has changed.
-	if c.pool.n >= 30 && c.n >= 16 {
-		p := c.pool.n / c.pool.t
-		if math.Abs(x-p) > 4*x*math.Sqrt(c.cv2*(1/c.n+1/c.pool.n)) {
-			debugf("%8.3f changed: %v -> %v", float64(now)/1e9, p*1e9, x*1e9)
-			c.pool = flowRate{}
-			c.joined = flowRate{c.n / 2, c.t / 2}
-		}
-	}
-	c.pool.n += c.n - c.joined.n
-	c.pool.t += c.t - c.joined.t
-	c.joined = flowRate{c.n, c.t}
-	if c.pool.n > poolMemory {
-		f := poolMemory / c.pool.n
-		c.pool.n, c.pool.t = c.pool.n*f, c.pool.t*f
-	}
-	if c.n > 2*poolMemory {
-		c.n, c.t = c.n/2, c.t/2
-		c.joined = flowRate{c.n, c.t}
-	}
-	capacity := c.pool.n / c.pool.t
+	c.gather()
 	sigma := math.Sqrt(c.cv2 * (1/c.pool.n + 1/c.baseN))
-	r := l / (capacity * c.base)
-	if r < 1-2.5*sigma && c.pool.n >= 50 {
-		c.base, r = l/capacity, 1
+	ratio := c.limit / (c.pool.rate() * c.base) // latency at capacity over the baseline
+	if ratio < 1-surer*sigma && c.pool.n >= 50 {
+		c.base, ratio = c.limit/c.pool.rate(), 1 // nothing is quicker than without waiting
 	}
 	switch {
-	case c.pool.n >= 16 && r*(1+growSure*sigma) < growBelow && int(l) < c.max:
-		return c.try(now, latency, l, headroom)
-	case !c.sure && c.pool.n >= 60:
-		return c.try(now, latency, l, 0.7)
-	case c.pool.n >= 16 && r*(1-trySure*sigma) > tryAbove && now > c.nextDown && int(l) > c.min:
-		return c.try(now, latency, l, max(headroom/r, 0.25))
-	case c.pool.n >= 150 && now > c.nextUp && (float64(now-c.fresh) > baseAge || !c.proven) && int(l) < c.max:
-		return c.try(now, latency, l, probe)
+	case c.pool.n < 16:
+		return 0
+	case ratio*(1+sure*sigma) < growBelow:
+		return c.try(now, settle, max(headroom, min(c.home/c.limit, 4)))
+	case !c.checked && c.pool.n >= 60 && now > c.nextDown:
+		return c.try(now, settle, 0.7)
+	case ratio*(1-sure*sigma) > tryAbove && now > c.nextDown:
+		return c.try(now, settle, max(headroom/(ratio*(1-sigma/3)), 0.5))
+	case c.pool.n >= 60 && now > c.nextUp && (now-c.fresh > baseAge || !c.proven):
+		return c.try(now, settle, headroom)
 	}
 	return 0
 }
 
-// start doubles the limit until that gains nothing.
-func (c *control) start(now int64, latency, l, x float64) int {
-	if c.n < min(max(l, 16), 100) {
+// gather adds what was seen at this limit to what is known of the capacity,
+// unless it contradicts it: then the backend has changed.
+func (c *control) gather() {
+	if c.pool.n >= 30 && c.seen.n >= 16 {
+		x := c.seen.rate()
+		if math.Abs(x-c.pool.rate()) > 4*x*math.Sqrt(c.cv2*(1/c.seen.n+1/c.pool.n)) {
+			c.pool, c.pooled = tempo{}, tempo{c.seen.n / 2, c.seen.t / 2}
+		}
+	}
+	c.pool.n += c.seen.n - c.pooled.n
+	c.pool.t += c.seen.t - c.pooled.t
+	if f := poolMemory / c.pool.n; f < 1 {
+		c.pool = tempo{c.pool.n * f, c.pool.t * f}
+	}
+	if c.seen.n > 2*poolMemory {
+		c.seen = tempo{c.seen.n / 2, c.seen.t / 2}
+	}
+	c.pooled = c.seen
+}
+
+// start doubles the limit for as long as that helps: until requests take longer
+// than at ease, or, when there was no ease to see, until the rate does not rise.
+func (c *control) start(now int64, settle float64) int {
+	if c.seen.n < min(max(c.limit, 16), 100) {
 		return 0
 	}
-	debugf("%8.3f start %v n %.0f x %.1f before %.1f base %.1f (%v)", float64(now)/1e9, l, c.n, x*1e9, c.refRate*1e9, c.base/1e6, c.baseN)
+	x, before := c.seen.rate(), c.trial.tempo
 	if c.baseN >= 50 {
-		// The load was light before: what a request takes at ease is known.
-		sigma := math.Sqrt(c.cv2 * (1/c.n + 1/c.baseN))
-		r := l / x / c.base
-		if r*(1-sigma) > growBelow || c.n >= 100 {
+		sigma := math.Sqrt(c.cv2 * (1/c.seen.n + 1/c.baseN))
+		ratio := c.limit / x / c.base
+		if ratio*(1-sigma) > growBelow || c.seen.n >= 100 {
 			c.starting = false
 			return 0
 		}
-		if r*(1+sigma) > growBelow {
+		if ratio*(1+sigma) > growBelow {
 			return 0
 		}
-	} else if c.refRate > 0 && x < 1.3*c.refRate {
+	} else if before.n > 0 && float64(now-c.trial.began) < 10*settle+2e9 && x < headroom*before.rate() {
 		c.starting = false
-		c.rebase(now, c.ref/c.refRate, 16)
-		if to := x * c.base * headroom; to < 0.8*l {
-			return c.set(now, to, latency)
+		c.rebase(now, c.trial.limit/before.rate(), 16)
+		if to := x * c.base * headroom; to < 0.8*c.limit {
+			return c.set(now, settle, to)
 		}
 		return 0
 	}
-	c.ref, c.refRate, c.refN = l, x, c.n
-	if int(l) >= c.max {
+	if int(c.limit) >= c.max {
+		c.starting = false
 		return 0
 	}
-	return c.set(now, 2*l, latency)
+	c.trial.limit, c.trial.tempo, c.trial.began = c.limit, c.seen, now
+	return c.set(now, settle, 2*c.limit)
 }
 
-// try begins a trial of factor times the present limit.
-func (c *control) try(now int64, latency, l, factor float64) int {
-	to := math.Round(l * factor)
+// try begins a trial of factor times the limit.
+func (c *control) try(now int64, settle float64, factor float64) int {
+	to := math.Round(c.limit * factor)
 	if factor > 1 {
-		to = max(to, l+1)
+		to = max(to, c.limit+1)
 	}
 	to = min(max(to, float64(c.min)), float64(c.max))
-	if to == l {
+	if to == c.limit {
 		return 0
 	}
-	c.trial = 1
-	if to < l {
-		c.trial = -1
+	c.trial = trial{dir: 1, limit: c.limit, tempo: c.pool, began: now}
+	if to < c.limit {
+		c.trial.dir = -1
 	}
-	c.ref, c.refRate, c.refN, c.began = l, c.pool.n/c.pool.t, c.pool.n, now
-	debugf("%8.3f try %v->%v: r %.2f n %.0f base %.1fms n %.0f cv2 %.2f", float64(now)/1e9, l, to, l/c.refRate/c.base, c.pool.n, c.base/1e6, c.baseN, c.cv2)
-	return c.set(now, to, latency)
+	return c.set(now, settle, to)
 }
 
 // judge ends a trial when there is enough evidence.
-func (c *control) judge(now int64, latency, l, x float64) int {
-	if c.n < 16 {
-		return 0
-	}
-	q, d := x/c.refRate, l/c.ref
-	mid := (1 + d) / 2
-	s := q * math.Sqrt(c.cv2*(1/c.n+1/c.refN))
-	z := 2.5
-	if c.n > min(max(x*5e8, 100), 400) {
+func (c *control) judge(now int64, settle float64) int {
+	t, n := c.trial, c.seen.n
+	x := c.seen.rate()
+	gain := x / t.tempo.rate()
+	fair := (1 + c.limit/t.limit) / 2 // half of what as many slots would gain if all were of use
+	z := surer
+	if n > min(max(x*5e8, minTrial), maxTrial) {
 		z = 0
 	}
-	above, below := q-z*s > mid, q+z*s < mid
-	if c.trial < 0 && below && c.n < 50 {
+	err := z * gain * math.Sqrt(c.cv2*(1/n+1/t.tempo.n))
+	// Neither can fewer slots do more nor more slots less, or more than their share:
+	// then the backend has changed meanwhile, and the trial says nothing.
+	noise := 3 * gain * math.Sqrt(c.cv2*(1/n+1/t.tempo.n))
+	if share := c.limit / t.limit; n >= 16 && (gain+noise < min(share, 1) || gain-noise > max(share, 1)) {
+		c.trial.dir = 0
+		c.pool, c.pooled = tempo{}, tempo{}
+		c.nextUp, c.nextDown = now+1e9, now+1e9
+		return c.set(now, settle, t.limit)
+	}
+	above, below := gain-err > fair, gain+err < fair
+	if n < 16 || !above && !below || t.dir < 0 && below && n < 50 {
 		return 0
 	}
-	if !above && !below {
-		return 0
-	}
-	up := c.trial > 0
-	debugf("%8.3f judge %d: %v->%v q %.2f±%.2f mid %.2f n %.0f/%.0f above %v", float64(now)/1e9, c.trial, c.ref, l, q, s, mid, c.n, c.refN, above)
-	c.trial = 0
+	c.trial.dir = 0
+	was := t.limit / t.tempo.rate()
 	switch {
-	case up && above: // more slots, more done: those before were all in use
-		if was := c.ref / c.refRate; was > c.base*growBelow {
-			c.rebase(now, was, c.refN)
+	case t.dir > 0 && above: // more done: all slots before were of use
+		if was > c.base*growBelow {
+			c.rebase(now, was, t.tempo.n)
 		}
-		c.pool, c.joined = flowRate{}, flowRate{}
+		c.pool, c.pooled = tempo{}, tempo{}
 		return 0
-	case up: // no more done: back
+	case t.dir > 0 && gain > 1+noise/2: // somewhat more done: the slots of use are known
+		c.home = 0
+		c.pool, c.pooled = tempo{}, tempo{}
+		return c.set(now, settle, min(t.limit*gain*headroom, c.limit))
+	case t.dir > 0: // no more done: back
+		c.home = 0
 		c.proven = true
-		c.nextUp = now + max(20*(now-c.began), 5e9)
-		if was := c.ref / c.refRate; c.guess && was < c.base {
-			// The baseline had promised a gain: it was too high.
-			c.base, c.baseN, c.sure = was/headroom, min(c.baseN, 50), false
-			c.guess = false
+		c.nextUp = now + max(20*(now-t.began), 5e9)
+		if c.guessed && was < c.base { // the baseline had promised a gain
+			c.base, c.baseN, c.checked, c.guessed = was/headroom, min(c.baseN, 50), false, false
 		}
-		return c.set(now, c.ref, latency)
-	case below: // fewer slots, less done: the backend itself has become slower
-		c.rebase(now, l/x, c.n)
-		c.patience = min(c.patience*2, 60e9)
-		c.nextDown = now + int64(c.patience)
-		return c.set(now, min(c.ref, l/q*headroom), latency)
-	default:
-		c.patience = 1e9
+		return c.set(now, settle, t.limit)
+	case below: // less done: the backend itself is slower
+		c.rebase(now, c.limit/x, n)
+		c.backoff = min(c.backoff*2, 60e9)
+		c.nextDown = now + int64(c.backoff)
+		return c.set(now, settle, min(t.limit, c.limit/gain*headroom))
+	default: // as much done
+		c.home = max(c.home, t.limit)
+		c.backoff = 1e9
 		c.proven = false
 		c.nextUp = max(c.nextUp, now+1e9)
 		return 0
 	}
 }
 
-// rebase sets the baseline to what is known to be free of queueing.
-func (c *control) rebase(now int64, w, n float64) {
-	c.base, c.baseN, c.sure, c.fresh, c.guess = w, n, true, now, true
-}
-
-// flowRate is n completions in a time of t.
-type flowRate struct{ n, t float64 }
-
-func (c *control) set(now int64, l, latency float64) int {
-	c.limit = min(max(math.Round(l), float64(c.min)), float64(c.max))
-	c.reset(now, latency)
+// set changes the limit and begins to look anew.
+func (c *control) set(now int64, settle, limit float64) int {
+	c.limit = min(max(math.Round(limit), float64(c.min)), float64(c.max))
+	c.seen, c.pooled = tempo{}, tempo{}
+	c.settle = now + int64(settle)
 	return int(c.limit)
 }
 
-var debugf = func(format string, args ...any) {}
+// estimate is the limit of a dry run, in which nothing can be tried: what is in
+// use while requests take no longer than at ease, and what Little's law says
+// when they do.
+func (c *control) estimate(busy, latency float64) int {
+	l := c.limit
+	switch {
+	case c.baseN < 20:
+	case latency < growBelow*c.base:
+		l = max(l, busy*headroom)
+	case latency > tryAbove*c.base:
+		l = busy * c.base / latency * headroom
+	}
+	c.limit = min(max(math.Ceil(l), float64(c.min)), float64(c.max))
+	return int(c.limit)
+}

@@ -220,9 +220,9 @@ func (s *sim) serve(q *simRequest) {
 func (s *sim) leave(q *simRequest) {
 	q.state = 3
 	if q.gaveUp {
-		s.core.mu.Lock()
 		s.core.hungUp(s.now, s.now-q.arrived)
-		s.core.mu.Unlock()
+		s.core.leave(s.now, -1, q.n)
+		return
 	}
 	s.core.leave(s.now, s.now-q.start, q.n)
 }
@@ -273,9 +273,6 @@ func newCore(fixed int) *core {
 
 func simulate(r regime, fixed int, aware bool, seed uint64, phases ...phase) []*tally {
 	s := &sim{core: newCore(fixed), r: r, aware: aware, patience: 1e9, rng: rand.New(rand.NewPCG(seed, 1)), phases: phases}
-	if os.Getenv("TRACE") != "" {
-		debugf = func(f string, a ...any) { fmt.Printf(f+"\n", a...) }
-	}
 	s.run()
 	return s.tallies
 }
@@ -304,12 +301,6 @@ func measure(r regime, fixed int, aware bool, load float64, seed uint64) (c cell
 	c.false_ = float64(ts[0].refused)
 	c.late = 100 * float64(a.late) / float64(a.offered)
 	return
-}
-
-func init() {
-	for name, v := range map[string]*float64{"headroom": &headroom, "tryAbove": &tryAbove, "trySure": &trySure, "growSure": &growSure, "growBelow": &growBelow, "probe": &probe, "leaveTime": &leaveTime, "tightWait": &tightWait, "slackWait": &slackWait, "burstWait": &burstWait, "poolMemory": &poolMemory, "newestAbove": &newestAbove, "atEase": &atEase} {
-		fmt.Sscan(os.Getenv(name), v)
-	}
 }
 
 func TestTable(t *testing.T) {

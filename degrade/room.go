@@ -1,0 +1,129 @@
+package degrade
+
+// How long may be waited, in units of what a request takes. There is a bound for
+// a burst, and a tighter one the more has to be refused: then waiting longer
+// serves nobody, it only makes all wait. That is CoDel's distinction (RFC 8289,
+// section 3) between a queue that works off a burst and one that stands,
+// without CoDel's waiting for an interval before it is drawn.
+const (
+	burstWait   = 3.0 // while nothing is refused
+	tightWait   = 0.5 // when nearly everything is
+	slackWait   = 0.1 // in between: tightWait + slackWait / share refused
+	minQueue    = 2   // so many may wait whatever is predicted, so that no slot stays free
+	newestAbove = 0.1 // share refused above which the newest is served first: who has
+	// waited longest is most likely to give up
+	leaveTime   = 3.0  // time to leave for running before the client's patience ends
+	goneAbove   = 0.01 // share of clients that must hang up before their patience counts
+	shareWeight = 1.0 / 64
+)
+
+// room decides whether w may wait. The bound is on the time until its turn,
+// predicted from those ahead of it and the rate at which slots come free:
+// generous for a burst, tight in standing overload, so that who can't be served
+// learns it at the door. That is CoDel's distinction (RFC 8289): a queue that
+// works off a burst is good, one that stands is only delay.
+func (c *core) room(now int64, w *waiter) verdict {
+	if c.maxWait < 0 {
+		return refused
+	}
+	if c.q.n >= c.maxQueue {
+		victim := c.q.least(w.prio)
+		if victim == nil {
+			return refused
+		}
+		c.drop(victim, evicted)
+	}
+	cl := c.q.class(w.prio)
+	latency, gap := c.unit(), c.gap(now)
+	ahead := float64(c.q.ahead(w.prio))
+	higher := 0.0
+	for _, o := range c.q.classes {
+		if o.prio <= w.prio {
+			break
+		}
+		higher += o.share
+	}
+	est := ahead * gap / max(1-higher, 0.02)
+	bound := burstWait * latency
+	if shed := c.shed(now, cl); shed > 0 {
+		bound = min(bound, (tightWait+slackWait/shed)*latency)
+	}
+	if c.maxWait > 0 {
+		bound = min(bound, float64(c.maxWait))
+	}
+	if c.ctl.starting {
+		bound *= 3 // the limit is on its way up
+	}
+	last := 1.5 * bound
+	if p := c.load.patience; p > 0 && c.load.gone.value(now)*gap > goneAbove {
+		// Clients give up after about p: who would wait too long to be served by
+		// then only takes the place of others.
+		last = max(min(last, p-leaveTime*latency), tightWait*latency)
+	}
+	if w.deadline != 0 {
+		// What can't be finished is not begun: leave time for it to run.
+		last = min(last, float64(w.deadline-now)-latency)
+		if last <= 0 {
+			return tooLate
+		}
+	}
+	bound = min(bound, last)
+	w.expires = now + int64(last)
+	if est <= bound || c.q.n < minQueue {
+		return pending
+	}
+	// Full. A tenant with fewer waiting than another takes the other's place.
+	if f := cl.flows[w.flow]; cl.n > 0 {
+		mine, most := 0, cl.longest()
+		if f != nil {
+			mine = f.n
+		}
+		if most.n > mine+1 {
+			c.drop(most.tail, evicted)
+			return pending
+		}
+	}
+	return refused
+}
+
+// lost notes that one of cl was refused.
+func (c *core) lost(now int64, cl *class) {
+	c.load.shed.add(now, 1)
+	cl.out.add(now, 1)
+}
+
+// shed is the share of a class that was refused lately. Those who were let in
+// without waiting count as let in, whatever their class: while that happens, there is room.
+func (c *core) shed(now int64, cl *class) float64 {
+	out := cl.out.value(now)
+	if out <= 1e-12 {
+		return 0
+	}
+	return out / (out + cl.in.value(now) + c.load.easy.value(now))
+}
+
+// drop takes w out of the queue without a slot.
+func (c *core) drop(w *waiter, why verdict) {
+	c.q.remove(w)
+	w.verdict = why
+	w.signal()
+}
+
+// sweep drops those at the head of their lists who waited too long. Each also has
+// a timer of its own; sweeping keeps them from taking room until it fires.
+func (c *core) sweep(now int64) {
+	if c.q.n == 0 {
+		return
+	}
+	for _, cl := range c.q.classes {
+		if cl.n == 0 {
+			continue
+		}
+		for _, f := range cl.flows {
+			for f != nil && f.head != nil && f.head.expires < now {
+				c.lost(now, cl)
+				c.drop(f.head, expired)
+			}
+		}
+	}
+}
