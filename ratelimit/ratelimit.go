@@ -282,7 +282,8 @@ func New(cfg Config) (*Limiter, error) {
 		l.maxWait = int64(min(cfg.MaxWait, year)) * ticksPerNano
 	}
 	if cfg.Store != nil {
-		l.shared = &shared{store: cfg.Store, timeout: cfg.StoreTimeout}
+		h, ok := cfg.Store.(interface{ HeedsContext() bool })
+		l.shared = &shared{store: cfg.Store, timeout: cfg.StoreTimeout, prompt: ok && h.HeedsContext()}
 		if cfg.Lease > 0 {
 			l.shared.leases = newLeases(cfg.Lease)
 		}

@@ -10,7 +10,13 @@ import (
 
 // A Store keeps buckets where several processes share them. [NewRedisStore]
 // makes one. Its methods are called from many goroutines, with a context that
-// ends when the decision has to be made without it.
+// ends when the decision has to be made without it. They need not heed it: a
+// call that goes on is left behind. For that each runs in a goroutine of its
+// own, which a Store can save by a method
+//
+//	HeedsContext() bool
+//
+// that returns true, if its calls do return as soon as their context ends.
 type Store interface {
 	// Take takes tokens from each of the buckets: most, or as many fewer as
 	// it sees fit, but at least least, and from all of them the same number;
@@ -49,6 +55,7 @@ const (
 type shared struct {
 	store    Store
 	timeout  time.Duration
+	prompt   bool    // the store heeds contexts
 	leases   *leases // nil without Config.Lease
 	retry    atomic.Int64
 	probing  atomic.Bool
@@ -128,46 +135,54 @@ func (a *ask) answer(allowed bool, debts []time.Duration) {
 	}
 }
 
-// call asks the store in a goroutine of its own, since a client need not heed
-// its context. An answer that comes too late is lost, and what it took is too.
+// A reply is what a store answers.
+type reply struct {
+	taken int
+	debts []time.Duration
+	err   error
+}
+
+// call asks the store, for no longer than its timeout. An answer that comes too
+// late is lost, and so are the tokens it brings.
 func (l *Limiter) call(ctx context.Context, a *ask, charge bool, least, most int) (taken int, debts []time.Duration, err error) {
-	type reply struct {
-		taken int
-		debts []time.Duration
-		err   error
-	}
 	s := l.shared
 	buckets := a.buckets()
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	answer := make(chan reply, 1)
-	go func() {
-		var r reply
-		defer func() {
-			if p := recover(); p != nil {
-				r.err = fmt.Errorf("the store panicked: %v", p)
-			}
-			answer <- r
-		}()
-		if charge {
-			r.debts, r.err = s.store.Charge(ctx, buckets, least)
-		} else {
-			r.taken, r.debts, r.err = s.store.Take(ctx, buckets, least, most)
+	var r reply
+	if s.prompt {
+		r = s.ask(ctx, buckets, charge, least, most)
+	} else {
+		answer := make(chan reply, 1)
+		go func() { answer <- s.ask(ctx, buckets, charge, least, most) }()
+		select {
+		case r = <-answer:
+		case <-ctx.Done():
+			r.err = errLate
 		}
-		if r.err == nil && (len(r.debts) != len(buckets) || r.taken < 0 || r.taken > max(most, 0)) {
-			r.err = fmt.Errorf("the store answered %d with %d debts for %d buckets", r.taken, len(r.debts), len(buckets))
+	}
+	if r.err != nil {
+		l.failed(ctx, r.err)
+	}
+	return r.taken, r.debts, r.err
+}
+
+// ask calls the store, and makes an error of whatever else it does wrong.
+func (s *shared) ask(ctx context.Context, buckets []Bucket, charge bool, least, most int) (r reply) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.err = fmt.Errorf("the store panicked: %v", p)
 		}
 	}()
-	select {
-	case r := <-answer:
-		if r.err != nil {
-			l.failed(ctx, r.err)
-		}
-		return r.taken, r.debts, r.err
-	case <-ctx.Done():
-		l.failed(ctx, errLate)
-		return 0, nil, errLate
+	if charge {
+		r.debts, r.err = s.store.Charge(ctx, buckets, least)
+	} else {
+		r.taken, r.debts, r.err = s.store.Take(ctx, buckets, least, most)
 	}
+	if r.err == nil && (len(r.debts) != len(buckets) || r.taken < 0 || r.taken > max(most, 0) || r.taken > 0 && r.taken < least) {
+		r.err = fmt.Errorf("the store answered %d with %d debts for %d buckets", r.taken, len(r.debts), len(buckets))
+	}
+	return r
 }
 
 // failed notes that the store did not answer, unless it was the caller who
@@ -194,11 +209,10 @@ func (l *Limiter) probe(a *ask) {
 	buckets := a.buckets()
 	go func() {
 		defer s.probing.Store(false)
-		defer func() { recover() }() // a store that panics is still down
 		s.retry.Store(int64(time.Since(l.start) + recheck))
 		ctx, cancel := context.WithTimeout(context.Background(), max(s.timeout, time.Second))
 		defer cancel()
-		if _, err := s.store.Charge(ctx, buckets, 0); err != nil {
+		if r := s.ask(ctx, buckets, true, 0, 0); r.err != nil {
 			s.failed.Add(1)
 			return
 		}

@@ -22,9 +22,27 @@ import (
 
 // New returns a store that keeps its buckets in Redis under keys that start
 // with prefix. See [ratelimit.NewRedisStore].
+//
+// Set ContextTimeoutEnabled in the client's options: a decision then needs no
+// goroutine of its own to keep its deadline.
 func New(prefix string, rdb redis.Scripter) ratelimit.Store {
-	return ratelimit.NewRedisStore(prefix, Eval(rdb))
+	s := ratelimit.NewRedisStore(prefix, Eval(rdb))
+	switch c := rdb.(type) {
+	case *redis.Client:
+		return store{s, c.Options().ContextTimeoutEnabled}
+	case *redis.ClusterClient:
+		return store{s, c.Options().ContextTimeoutEnabled}
+	}
+	return s
 }
+
+// A store knows whether its client heeds contexts.
+type store struct {
+	ratelimit.Store
+	prompt bool
+}
+
+func (s store) HeedsContext() bool { return s.prompt }
 
 // Eval returns a function that runs scripts on rdb by their hash, and sends
 // their text only when the server does not have it: after a restart, or to a

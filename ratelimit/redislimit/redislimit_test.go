@@ -195,7 +195,7 @@ func TestTwoProcessesShareOneLimitExactly(t *testing.T) {
 	bound := burst + perSecond*time.Since(start).Seconds()
 	require.Zero(t, degraded.Load())
 	require.LessOrEqual(t, float64(total.Load()), bound)
-	require.GreaterOrEqual(t, total.Load(), int64(burst+perSecond), "both ran for a second at least")
+	require.GreaterOrEqual(t, float64(total.Load()), 0.97*(burst+perSecond), "each asked for a second")
 	t.Logf("admitted %d of at most %.0f", total.Load(), bound)
 }
 
