@@ -24,13 +24,14 @@ import (
 // and from how the requests queue for them.
 const (
 	backendCount       = 3
-	connections        = 3                     // to the database, for each backend
+	connections        = 2                     // to the database, for each backend
 	productQuery       = 50 * time.Millisecond // mean; log-normal
 	recommendQuery     = 25 * time.Millisecond // the expensive optional feature: half as much again
 	orderQuery         = 50 * time.Millisecond
 	databaseSpread     = 0.35 // sigma of the log-normal
 	slowDatabase       = 5.0  // how many times slower in the act of that name
 	pageBytes          = 2048
+	backendStartup     = 300 * time.Millisecond // until a started backend listens: loading, connecting
 	backendDrainDelay  = 400 * time.Millisecond
 	backendDrainAtMost = 3 * time.Second
 )

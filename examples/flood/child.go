@@ -65,7 +65,9 @@ func startChild(spec childSpec) (*child, error) {
 		return nil, err
 	}
 	c := &child{spec: spec, cmd: exec.Command(exe), exited: make(chan struct{})}
-	c.cmd.Env = append(os.Environ(), childEnv+"="+string(env))
+	// One processor each, and few collections: there are eight of them beside a
+	// load generator that has to be on time.
+	c.cmd.Env = append(os.Environ(), childEnv+"="+string(env), "GOMAXPROCS=1", "GOGC=400")
 	c.cmd.Stderr = os.Stderr
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -154,6 +156,9 @@ func runChild(env string) error {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
+	if spec.Role == "backend" {
+		time.Sleep(backendStartup)
+	}
 	ln, err := listen(spec.Addr)
 	if err != nil {
 		return fmt.Errorf("%s: %w", spec.Name, err)

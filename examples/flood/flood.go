@@ -40,6 +40,9 @@ func flood(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return errors.New("flood: interrupted before it began; nothing was measured")
+	}
 	r.play(ctx, out)
 	return r.tell(out, ctx.Err() != nil)
 }
@@ -59,7 +62,7 @@ type run struct {
 	scraper   *scraper    // nil for a target
 
 	start time.Time
-	end   time.Duration // when the last request was due
+	end   time.Duration // how long requests were sent
 	mu    sync.Mutex
 	notes []event
 	wrong error // of a step
@@ -88,15 +91,15 @@ func (r *run) open(ctx context.Context, out io.Writer) error {
 	}
 	r.scraper = newScraper(r.sides[1].shop.url)
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return nil // flood says so
 	}
 
-	// Twice as many workers as keep every connection busy, however unevenly
-	// the requests spread over the backends.
+	// Enough workers to keep every connection busy, however unevenly the
+	// requests spread over the backends.
 	long := max(1500*time.Millisecond, r.length/25)
 	r.capacity = r.gen.closedLoop(ctx, 3*backendCount*connections, long, arrivals(r.seed+1, []span{{to: time.Hour, rate: 1000}}, nil), r.sides[0].shop.url)
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return nil
 	}
 	if r.capacity == 0 {
 		return errors.New("flood: the bare shop answered nothing when its capacity was measured")
@@ -160,8 +163,10 @@ func (r *run) play(ctx context.Context, out io.Writer) {
 	if r.scraper != nil {
 		wg.Go(func() { r.scraper.run(background, r.start, r.bin()/2) })
 	}
-	r.gen.run(ctx, r.start, r.arrivals(), r.to)
-	r.end = min(time.Since(r.start), r.spans[len(r.spans)-1].to)
+	// The last gap, after the last request, belongs to the script too.
+	if r.end = r.gen.run(ctx, r.start, r.arrivals(), r.to); ctx.Err() == nil {
+		r.end = r.spans[len(r.spans)-1].to
+	}
 	stop()
 	wg.Wait()
 	if r.scraper != nil {

@@ -58,7 +58,7 @@ func loopbackOnly(_, address string, _ syscall.RawConn) error {
 
 // A sink gets every request's outcome. Its methods are safe for concurrent use.
 type sink interface {
-	offered(a arrival)
+	offered(a arrival, lag time.Duration) // lag is how late it is sent
 	answered(a arrival, o outcome)
 }
 
@@ -69,8 +69,9 @@ type destination struct {
 }
 
 // run sends what is due to every destination until the arrivals or ctx end,
-// and waits for the answers that are still on their way.
-func (g *generator) run(ctx context.Context, start time.Time, due iter.Seq[arrival], to []destination) {
+// and waits for the answers that are still on their way. It returns how long
+// it has been sending.
+func (g *generator) run(ctx context.Context, start time.Time, due iter.Seq[arrival], to []destination) time.Duration {
 	var inFlight sync.WaitGroup
 	defer inFlight.Wait()
 	timer := time.NewTimer(0)
@@ -81,14 +82,16 @@ func (g *generator) run(ctx context.Context, start time.Time, due iter.Seq[arriv
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
-			return
+			return time.Since(start)
 		}
-		g.lag.RecordValue(max(1, time.Since(at).Microseconds()))
+		lag := max(0, time.Since(at))
+		g.lag.RecordValue(max(1, lag.Microseconds()))
 		for _, d := range to {
-			d.sink.offered(a)
+			d.sink.offered(a, lag)
 			inFlight.Go(func() { d.sink.answered(a, g.send(a, at, d.base)) })
 		}
 	}
+	return time.Since(start)
 }
 
 // closedLoop keeps so many requests at once going for d and returns how many a

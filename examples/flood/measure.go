@@ -26,12 +26,15 @@ type tally struct {
 	Critical     int `json:"critical"`      // of Offered: checkouts
 	CriticalGood int `json:"critical_good"` // of Good
 
+	Lag float64 `json:"lag_max_ms"` // the most that the generator was late with one of them
+
 	latency *hdrhistogram.Histogram // of Good and Late, in microseconds; a late one counts with the whole deadline
 	refusal *hdrhistogram.Histogram // of Refused
 }
 
-func (t *tally) offer(a arrival) {
+func (t *tally) offer(a arrival, lag time.Duration) {
 	t.Offered++
+	t.Lag = max(t.Lag, float64(lag.Microseconds())/1000)
 	if a.kind == checkout {
 		t.Critical++
 	}
@@ -81,6 +84,7 @@ func (t *tally) add(b *tally) {
 	} {
 		*f.to += *f.from
 	}
+	t.Lag = max(t.Lag, b.Lag)
 	for _, h := range []struct{ to, from **hdrhistogram.Histogram }{{&t.latency, &b.latency}, {&t.refusal, &b.refusal}} {
 		if *h.from == nil {
 			continue
@@ -132,12 +136,12 @@ func (r *recorder) place(a arrival) (bin, act int) {
 	return min(int(a.due/r.width), len(r.bins)-1), act
 }
 
-func (r *recorder) offered(a arrival) {
+func (r *recorder) offered(a arrival, lag time.Duration) {
 	bin, act := r.place(a)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bins[bin].offer(a)
-	r.acts[act].offer(a)
+	r.bins[bin].offer(a, lag)
+	r.acts[act].offer(a, lag)
 }
 
 func (r *recorder) answered(a arrival, o outcome) {

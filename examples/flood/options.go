@@ -12,8 +12,12 @@ import (
 	"time"
 )
 
-// The shortest flood in which every act has time to happen.
-const shortest = 20 * time.Second
+// The shortest flood in which every act has time to happen; nothing is done to
+// a target, so it may be shorter there.
+const (
+	shortest       = 20 * time.Second
+	shortestTarget = 5 * time.Second
+)
 
 type options struct {
 	length time.Duration
@@ -32,7 +36,7 @@ func parse(args []string, output io.Writer) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("flood", flag.ContinueOnError)
 	fs.SetOutput(output)
-	fs.DurationVar(&o.length, "for", 50*time.Second, "how `long` the script takes, at least 20s; its acts shrink and grow with it")
+	fs.DurationVar(&o.length, "for", 50*time.Second, "how `long` the script takes, at least 20s (5s with -target); its acts shrink and grow with it")
 	fs.Uint64Var(&o.seed, "seed", 1, "which requests are drawn, and how long the database takes for them; any `number`")
 	fs.StringVar(&o.html, "html", "flood.html", "`file` for the report; empty writes none")
 	fs.StringVar(&o.json, "json", "flood.json", "`file` for what was measured; empty writes none")
@@ -50,8 +54,12 @@ func parse(args []string, output io.Writer) (options, error) {
 	if fs.NArg() > 0 {
 		bad("%q is not a flag; a service is given as -target URL", fs.Arg(0))
 	}
-	if o.length < shortest {
-		bad("-for is %v, must be at least %v", o.length, shortest)
+	least := shortest
+	if o.target != "" {
+		least = shortestTarget
+	}
+	if o.length < least {
+		bad("-for is %v, must be at least %v", o.length, least)
 	}
 	if o.target != "" {
 		switch u, err := url.Parse(o.target); {

@@ -53,10 +53,11 @@ func (rep *report) writeHTML(w io.Writer) error {
 	}
 	return pageTemplate.Execute(w, struct {
 		*report
+		Columns []string // of the table, for each side
 		Rows    []row
 		Figures []figure
 		Data    template.JS
-	}{rep, rep.rows(), rep.figures(), template.JS(data)})
+	}{rep, []string{"good a second", "99 of 100 in ms", "checkouts"}, rep.rows(), rep.figures(), template.JS(data)})
 }
 
 func (rep *report) rows() []row {
@@ -66,7 +67,7 @@ func (rep *report) rows() []row {
 		for _, s := range rep.Sides {
 			c := cell{Good: rep.rate(i, s.Acts[i].Good), P99: s.Acts[i].P99, Critical: "-"}
 			if n := s.Acts[i].Critical; n > 0 {
-				c.Critical = fmt.Sprintf("%.0f %%", math.Floor(100*float64(s.Acts[i].CriticalGood)/float64(n)))
+				c.Critical = fmt.Sprintf("%.0f%%", math.Floor(100*float64(s.Acts[i].CriticalGood)/float64(n)))
 			}
 			r.Cells = append(r.Cells, c)
 		}
@@ -91,7 +92,7 @@ func (rep *report) figures() []figure {
 	if len(rep.Events) > 0 {
 		all = append(all, rep.timeline())
 	}
-	return all
+	return append(all, rep.lags())
 }
 
 // draw draws a figure in both widths.
@@ -250,9 +251,15 @@ func (rep *report) refusals() figure {
 	var classes []string
 	for _, r := range refusers {
 		var layer []point
-		for i := 1; i < len(rep.Samples); i++ {
-			a, b := rep.Samples[i-1], rep.Samples[i]
+		a := rep.Samples[0]
+		for _, b := range rep.Samples[1:] {
+			// Two readings that a busy machine has made at nearly the same time
+			// would show a rate that never was.
+			if b.At-a.At < 0.8*rep.BinSeconds {
+				continue
+			}
 			layer = append(layer, point{a.At, b.At, (b.Refused[r.part] - a.Refused[r.part]) / (b.At - a.At)})
+			a = b
 		}
 		last := rep.Samples[len(rep.Samples)-1].Refused[r.part]
 		f.Key = append(f.Key, key{r.part, fmt.Sprintf("%s: %s in all", r.part, thousands(int(last)))})
@@ -347,6 +354,24 @@ func (rep *report) timeline() figure {
 				}
 			}
 		}
+		return p
+	})
+}
+
+// lags shows how well the generator kept to its schedule.
+func (rep *report) lags() figure {
+	f := figure{ID: "lag", Title: "How late the load generator was, in milliseconds",
+		Says: fmt.Sprintf("The worst in each %s s. It is part of the latencies above, which count from when a request was due. The services run on this machine too, so a generator that is late means that they were short of processor time as well.", trim(rep.BinSeconds))}
+	lag := rep.series(0, func(s summary) float64 { return s.Lag })
+	top := max(10, highest(lag))
+	step := nice(top / 3)
+	top = math.Ceil(top/step) * step
+	return draw(f, func(width float64) *plot {
+		p := newPlot(f.ID, f.Title, f.Says, width, width*0.04+100, rep.Seconds, 0, top, false)
+		p.acts(rep.Acts)
+		p.grid(ticks(top, 3), trim)
+		p.steps("offered", lag)
+		p.hints(lag, func(i int) string { return fmt.Sprintf("%s s: %.1f ms", trim(lag[i].from), lag[i].v) })
 		return p
 	})
 }

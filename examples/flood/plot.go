@@ -28,7 +28,7 @@ const (
 func newPlot(id, title, describe string, width, height, seconds, y0, y1 float64, log bool) *plot {
 	p := &plot{w: width, h: height, left: 46, right: 8, top: 24, bottom: 26, seconds: seconds, y0: y0, y1: y1, log: log, id: fmt.Sprintf("%s%.0f", id, width)}
 	if width == narrow {
-		p.left, p.right = 36, 4
+		p.left, p.right = 44, 4
 	}
 	fmt.Fprintf(p, `<svg viewBox="0 0 %.0f %.0f" role="img" aria-labelledby="%s-t %s-d"><title id="%s-t">%s</title><desc id="%s-d">%s</desc>`,
 		p.w, p.h, p.id, p.id, p.id, html.EscapeString(title), p.id, html.EscapeString(describe))

@@ -168,9 +168,13 @@ func verdict(rep *report) []string {
 		peak = i
 	}
 	b, s := bare.Acts[peak], ours.Acts[peak]
-	v = append(v, fmt.Sprintf("At %s times its capacity of %.0f requests a second, the bare shop answered %s a second in time; with Spillway it answered %s, %.0f of them from the backends (%.0f %% of that capacity) and the rest from the cache, half within %s ms and 99 of 100 within %s ms.",
+	without := ""
+	if s.Reduced > 0 {
+		without = ", as it left the recommendations out"
+	}
+	v = append(v, fmt.Sprintf("At %s times its capacity of %.0f requests a second, the bare shop answered %s a second in time; with Spillway it answered %s, %.0f of them from the backends (%.0f %% of that capacity%s) and the rest from the cache; half of its answers took %s, and 99 of 100 %s.",
 		trim(rep.Acts[peak].Load), rep.Capacity, few(rep.rate(peak, b.Good)), few(rep.rate(peak, s.Good)),
-		rep.rate(peak, s.fresh()), 100*rep.rate(peak, s.fresh())/rep.Capacity, millisOf(s.P50), millisOf(s.P99)))
+		rep.rate(peak, s.fresh()), 100*rep.rate(peak, s.fresh())/rep.Capacity, without, atMost(s.P50), atMost(s.P99)))
 
 	var broken []string
 	var bt, st tally
@@ -187,8 +191,8 @@ func verdict(rep *report) []string {
 			thousands(st.Offered-st.Good), st.Critical-st.CriticalGood))
 	}
 	t := ours.Total
-	v = append(v, fmt.Sprintf("In all it turned %s of %s requests away, 99 of 100 of those within %s ms and %s with the time to come back, and served %s of %d checkouts; the bare shop let %s wait for nothing and served %s.",
-		thousands(t.Refused), thousands(t.Offered), millisOf(t.Refusal), share(t.RetryAfter, t.Refused),
+	v = append(v, fmt.Sprintf("In all, Spillway turned %s of %s requests away (99 of 100 refusals took %s; %s of them said when to come back) and served %s of %d checkouts; on the bare shop %s requests waited for nothing, and it served %s of the checkouts.",
+		thousands(t.Refused), thousands(t.Offered), atMost(t.Refusal), share(t.RetryAfter, t.Refused),
 		share(t.CriticalGood, t.Critical), t.Critical, thousands(bare.Total.Late), share(bare.Total.CriticalGood, bare.Total.Critical)))
 	return v
 }
@@ -211,12 +215,24 @@ func verdictOfTarget(rep *report) []string {
 			continue
 		}
 		a := side.Acts[i]
-		v = append(v, fmt.Sprintf("%s: of %s requests a second, %s were answered well within %s ms, %s were refused, %s came too late and %s failed; half of the answers took at most %s ms and 99 of 100 at most %s ms.",
+		v = append(v, fmt.Sprintf("%s: of %s requests a second, %s were answered well within %s ms, %s were refused, %s came too late and %s failed; half of the answers took %s and 99 of 100 %s.",
 			strings.ToUpper(name[:1])+name[1:], few(rep.rate(i, a.Offered)), few(rep.rate(i, a.Good)), trim(rep.DeadlineMS),
-			few(rep.rate(i, a.Refused)), few(rep.rate(i, a.Late)), few(rep.rate(i, a.Errors)), millisOf(a.P50), millisOf(a.P99)))
+			few(rep.rate(i, a.Refused)), few(rep.rate(i, a.Late)), few(rep.rate(i, a.Errors)), atMost(a.P50), atMost(a.P99)))
 	}
 	t := side.Total
 	return append(v, fmt.Sprintf("In all, %s of %s requests were answered well in time.", thousands(t.Good), thousands(t.Offered)))
+}
+
+// atMost says what a quantile of latencies says.
+func atMost(ms *float64) string {
+	switch s := millisOf(ms); {
+	case ms == nil:
+		return "no time that was measured"
+	case s[0] == '>':
+		return "more than " + s[1:] + " ms"
+	default:
+		return "at most " + s + " ms"
+	}
 }
 
 func millisOf(ms *float64) string {

@@ -46,6 +46,7 @@ func (s *shop) product(w http.ResponseWriter, r *http.Request) {
 	if s.recommend(r.Context()) {
 		also, _ = call(r, s.recommendations, http.MethodGet, "/recommendations/"+sku) // the page is good without
 	}
+	w.Header().Set("Vary", "Authorization") // a customer's page is not the one for everybody
 	if r.Header.Get("Authorization") != "" {
 		w.Header().Set("Cache-Control", "private, no-store")
 	} else {
@@ -80,11 +81,10 @@ func call(r *http.Request, client *http.Client, method, path string) ([]byte, er
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("the catalogue answered %s", resp.Status)
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the catalogue answered %s", resp.Status)
 	}
-	return body, err
+	return io.ReadAll(resp.Body)
 }
 
 // fail answers 503 with Retry-After when the client that calls the backends

@@ -56,7 +56,8 @@ func (v *view) run(ctx context.Context) {
 	}
 }
 
-const columns = "            offered  good  late refused errors   p50 ms  p99 ms critical level limit"
+// A line is at most 79 columns wide: one that wraps could not be drawn over.
+const columns = "           offered  good  late refused errors   p50   p99 critical level limit"
 
 // row is one side's line of the table, as rates over seconds.
 func (v *view) row(name string, t tally, seconds float64, state *sample) string {
@@ -73,7 +74,7 @@ func (v *view) row(name string, t tally, seconds float64, state *sample) string 
 	if state != nil {
 		level, limit = fmt.Sprintf("%.0f", state.Level), fmt.Sprintf("%.0f", state.Limit)
 	}
-	return fmt.Sprintf(" %-10s %7s %5s %5s %7s %6s  %7s %7s %8s %5s %5s", name,
+	return fmt.Sprintf(" %-9s %7s %5s %5s %7s %6s %5s %5s %8s %5s %5s", name,
 		rate(t.Offered), rate(t.Good), rate(t.Late), rate(t.Refused), rate(t.Errors),
 		millis(quantile(t.latency, 50)), millis(quantile(t.latency, 99)), critical, level, limit)
 }
@@ -106,7 +107,7 @@ func (v *view) draw() {
 
 	lines := []string{
 		fmt.Sprintf(" %s: %s times what it can carry", r.acts[i].Name, trim(r.acts[i].Load)),
-		" " + v.progress(now, 66) + fmt.Sprintf(" %3.0f of %.0f s", now.Seconds(), r.length.Seconds()),
+		" " + v.progress(now, 60) + fmt.Sprintf(" %3.0f of %.0f s", now.Seconds(), r.length.Seconds()),
 		columns,
 	}
 	lines = append(lines, v.table(func(side int) tally { return r.recorders[side].between(from, to) }, seconds, true)...)
@@ -114,7 +115,7 @@ func (v *view) draw() {
 	if e, ok := r.lastNote(); ok {
 		what = fmt.Sprintf(" %.1f s: %s", e.At, e.Text)
 	}
-	lines = append(lines, " per second, of the requests that were due one second ago", cut(what, 84))
+	lines = append(lines, " per second, of the requests that were due a second ago; p50 and p99 in ms", cut(what, 78))
 
 	var b strings.Builder
 	if v.rows > 0 {
@@ -160,7 +161,7 @@ func (v *view) lines(all bool) {
 		if !all && elapsed < s.to+deadline+100*time.Millisecond || elapsed < s.from {
 			return
 		}
-		fmt.Fprintf(v.out, "%5.1f s  %s: %s times what it can carry (per second)\n%s\n", s.from.Seconds(), r.acts[v.act].Name, trim(r.acts[v.act].Load), columns)
+		fmt.Fprintf(v.out, "%5.1f s  %s: %s times what it can carry; per second, and in ms\n%s\n", s.from.Seconds(), r.acts[v.act].Name, trim(r.acts[v.act].Load), columns)
 		for _, row := range v.table(func(side int) tally { return r.recorders[side].act(v.act) }, (min(elapsed, s.to) - s.from).Seconds(), true) {
 			fmt.Fprintln(v.out, row)
 		}
