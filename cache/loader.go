@@ -28,12 +28,14 @@ import (
 // gives up leaves the load to the others; a load that panics fails those who
 // wait for it and nobody else. A value that is past its TTL is served while it
 // is reloaded, and goes on being served when that fails. What the source
-// doesn't have is remembered too, for a shorter time.
+// doesn't have is remembered too, for a shorter time. With a Store in between, a fleet of processes asks
+// the source once instead of once each.
 //
 // A hit takes no lock and allocates nothing. What leaves memory when it is full
 // is what is asked for least, not what was asked for last, so that a scan over
 // all keys doesn't empty the cache. There is no goroutine but those of the
-// loads that run, and none is left after Close.
+// loads that run, and one that listens if the Store is a [Notifier]; none is
+// left after Close.
 //
 // A Loader is safe for concurrent use.
 type Loader[K comparable, V any] struct {
@@ -49,6 +51,11 @@ type Loader[K comparable, V any] struct {
 	closing context.Context // ends on Close; parent of no context, so as not to hide the values of callers
 	close   context.CancelFunc
 	running sync.WaitGroup // goroutines
+
+	keys     loaderKeys[K]
+	tier     *loaderTier // nil without a Store
+	id       string      // of this process, in messages
+	gatherer loaderGatherer[K, V]
 
 	counts loaderCounts
 	log    loaderLog
@@ -66,8 +73,10 @@ type loaderShard[K comparable, V any] struct {
 	mu      sync.Mutex
 	policy  loaderPolicy[K, V]
 	flights map[K]*loaderFlight[K, V] // loads whose result is to be kept
-	evicted []*loaderEntry[K, V]      // still to be told to OnEvict
-	left    uint64                    // evictions
+	storing map[K]*loaderFlight[K, V] // flights that have landed, and now write to the Store
+	tagged  map[string]map[*loaderEntry[K, V]]struct{}
+	evicted []*loaderEntry[K, V] // still to be told to OnEvict
+	left    uint64               // evictions
 	closed  bool
 }
 
@@ -85,6 +94,10 @@ func NewLoader[K comparable, V any](cfg LoaderConfig[K, V]) (*Loader[K, V], erro
 		timeout: fmt.Errorf("cache: load did not end within LoadTimeout (%v): %w", cfg.LoadTimeout, context.DeadlineExceeded),
 	}
 	l.closing, l.close = context.WithCancel(context.Background())
+	if cfg.Store != nil {
+		l.id = loaderID()
+		l.tier = newLoaderTier(cfg.Store, cfg.StoreTimeout, &l.log, cfg.Name)
+	}
 	if cfg.MaxLoads > 0 {
 		l.loads = semaphore.NewWeighted(int64(cfg.MaxLoads))
 	}
@@ -105,13 +118,17 @@ func NewLoader[K comparable, V any](cfg LoaderConfig[K, V]) (*Loader[K, V], erro
 		}
 		s.index.init()
 		s.flights = make(map[K]*loaderFlight[K, V])
+		s.storing = make(map[K]*loaderFlight[K, V])
 		s.policy.init(part, func(e *loaderEntry[K, V]) {
-			s.index.remove(e)
+			s.forget(e)
 			s.left++
 			if cfg.OnEvict != nil && e.kind == loaderValue {
 				s.evicted = append(s.evicted, e)
 			}
 		})
+	}
+	if l.tier != nil && l.tier.notifier != nil {
+		l.running.Go(l.listen)
 	}
 	return l, nil
 }
@@ -130,31 +147,37 @@ func MustNewLoader[K comparable, V any](cfg LoaderConfig[K, V]) *Loader[K, V] {
 // such thing, or the error of ctx if ctx ends before the load does. The load
 // then goes on, for others and for next time.
 func (l *Loader[K, V]) Get(ctx context.Context, key K) (V, error) {
-	hash := maphash.Comparable(l.seed, key)
-	s := &l.shards[hash>>l.shift]
+	hash := l.hash(key)
+	s := l.shard(hash)
 	e := s.index.find(hash, key)
 	if e == nil {
 		return l.miss(ctx, s, hash, key)
 	}
 	now := l.now()
-	if now >= e.early.Load() {
-		if now >= e.dies {
-			return l.miss(ctx, s, hash, key)
-		}
-		if now >= e.expires {
-			s.stale.Add(1)
-		} else {
-			s.hits.Add(1)
-		}
+	if now < e.early.Load() {
+		s.hits.Add(1)
 		e.touch(s.policy.epoch.Load())
-		if l.due(e, now) {
-			l.reload(ctx, s, e)
-		}
-		return e.value, e.err
+		return e.answer()
 	}
-	s.hits.Add(1)
+	if now >= e.dies {
+		return l.miss(ctx, s, hash, key)
+	}
+	if l.lateHit(s, e, now) {
+		l.reload(ctx, s, e)
+	}
+	return e.answer()
+}
+
+// lateHit counts a hit on e, which is stale or will be soon, and reports whether
+// e is to be reloaded.
+func (l *Loader[K, V]) lateHit(s *loaderShard[K, V], e *loaderEntry[K, V], now int64) bool {
+	if now >= e.expires {
+		s.stale.Add(1)
+	} else {
+		s.hits.Add(1)
+	}
 	e.touch(s.policy.epoch.Load())
-	return e.value, e.err
+	return l.due(e, now)
 }
 
 // now is cheaper than time.Now: it reads one clock, not two.
@@ -162,51 +185,12 @@ func (l *Loader[K, V]) now() int64 { return int64(time.Since(l.start)) }
 
 // due reports whether e, which can still be served, is to be reloaded.
 func (l *Loader[K, V]) due(e *loaderEntry[K, V], now int64) bool {
-	if now < e.retryAt.Load() || e.reloading.Load() {
+	state := e.state.Load()
+	if state&loaderReloading != 0 || now < e.retryAt.Load() {
 		return false
 	}
-	return now >= e.expires || e.err == nil &&
-		float64(e.expires-now) <= rand.ExpFloat64()*l.cfg.EarlyBeta*float64(e.took)
-}
-
-// Peek returns the value of key if it is in memory, fresh or stale. It loads
-// nothing and counts nothing.
-func (l *Loader[K, V]) Peek(key K) (V, bool) {
-	hash := maphash.Comparable(l.seed, key)
-	e := l.shard(hash).index.find(hash, key)
-	if e == nil || e.kind != loaderValue || l.now() >= e.dies {
-		var zero V
-		return zero, false
-	}
-	return e.value, true
-}
-
-// Set keeps value for key, as if it had just been loaded. A load of key that is
-// running meanwhile is not kept.
-func (l *Loader[K, V]) Set(ctx context.Context, key K, value V) error {
-	hash := maphash.Comparable(l.seed, key)
-	s := l.shard(hash)
-	e := l.entry(key, hash, value, nil, 0)
-	s.mu.Lock()
-	delete(s.flights, key)
-	l.keep(s, key, hash, e)
-	l.unlock(s)
-	return nil
-}
-
-// Delete forgets what is known of the keys. A load of one of them that is
-// running meanwhile is not kept either: whoever asks after Delete has returned
-// gets what the source says after Delete was called.
-func (l *Loader[K, V]) Delete(ctx context.Context, keys ...K) error {
-	for _, key := range keys {
-		hash := maphash.Comparable(l.seed, key)
-		s := l.shard(hash)
-		s.mu.Lock()
-		delete(s.flights, key)
-		l.keep(s, key, hash, nil)
-		l.unlock(s)
-	}
-	return nil
+	return now >= e.expires || state&loaderUnsure != 0 || e.kind == loaderValue &&
+		float64(e.expires-now) <= rand.ExpFloat64()*l.cfg.EarlyBeta*float64(e.took)*1000
 }
 
 // Close ends the contexts of the loads that are running, and waits for them to
@@ -227,25 +211,7 @@ func (l *Loader[K, V]) Close() error {
 
 func (l *Loader[K, V]) shard(hash uint64) *loaderShard[K, V] { return &l.shards[hash>>l.shift] }
 
-// keep puts e in the place of what is known of key. A nil e forgets it.
-// The mutex of the shard is held.
-func (l *Loader[K, V]) keep(s *loaderShard[K, V], key K, hash uint64, e *loaderEntry[K, V]) {
-	old := s.index.find(hash, key)
-	if old != nil {
-		s.index.remove(old)
-	}
-	if e != nil {
-		s.index.insert(e)
-	}
-	switch {
-	case old != nil && e != nil:
-		s.policy.replace(old, e, l.now())
-	case old != nil:
-		s.policy.remove(old)
-	case e != nil:
-		s.policy.add(e, l.now())
-	}
-}
+func (l *Loader[K, V]) hash(key K) uint64 { return maphash.Comparable(l.seed, key) }
 
 // unlock unlocks the shard and then tells OnEvict what had to leave.
 func (l *Loader[K, V]) unlock(s *loaderShard[K, V]) {
@@ -265,56 +231,4 @@ func (l *Loader[K, V]) guard(hook func()) {
 		}
 	}()
 	hook()
-}
-
-// entry returns what is to be kept of an answer, or nil if nothing is.
-func (l *Loader[K, V]) entry(key K, hash uint64, value V, err error, took time.Duration) *loaderEntry[K, V] {
-	e := &loaderEntry[K, V]{key: key, hash: hash, value: value, err: err, took: int64(took), cost: 1}
-	ttl := l.cfg.NotFoundTTL
-	stale := time.Duration(0)
-	if err != nil {
-		e.kind = loaderNegative
-	} else {
-		ttl, stale = l.cfg.TTL, l.cfg.StaleFor
-		if l.cfg.TTLOf != nil {
-			if own := l.cfg.TTLOf(key, value); own < 0 {
-				return nil
-			} else if own > 0 {
-				ttl = own
-			}
-		}
-		if l.cfg.Cost != nil {
-			e.cost = max(1, l.cfg.Cost(key, value))
-		}
-	}
-	if err != nil && ttl < 0 {
-		return nil
-	}
-	l.date(e, ttl, stale)
-	return e
-}
-
-// date says until when e is fresh and of use, if that is ttl from now. A
-// negative ttl means for ever.
-func (l *Loader[K, V]) date(e *loaderEntry[K, V], ttl, stale time.Duration) {
-	now := l.now()
-	e.expires = loaderAfter(now, l.jitter(ttl))
-	if ttl < 0 {
-		e.expires = loaderNever
-	}
-	e.dies = loaderAfter(e.expires, stale)
-	early := e.expires
-	if l.cfg.EarlyBeta > 0 && e.err == nil && e.expires != loaderNever {
-		// Sooner than this, the probability of an early reload is less than
-		// one in ten million: not worth a random number.
-		early -= min(early, int64(16*l.cfg.EarlyBeta*float64(e.took)))
-	}
-	e.early.Store(early)
-}
-
-func (l *Loader[K, V]) jitter(d time.Duration) time.Duration {
-	if l.cfg.Jitter <= 0 || d <= 0 {
-		return d
-	}
-	return d - time.Duration(rand.Float64()*l.cfg.Jitter*float64(d))
 }

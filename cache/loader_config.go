@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -17,7 +18,8 @@ var ErrNotFound = errors.New("cache: not found")
 // [Loader.Close].
 var ErrLoaderClosed = errors.New("cache: loader is closed")
 
-// LoaderConfig configures a [Loader]. Load or LoadMany is required. Every other
+// LoaderConfig configures a [Loader]. Load or LoadMany is required, and Encode
+// and Decode go together. Every other
 // zero field is its default.
 type LoaderConfig[K comparable, V any] struct {
 	// Name labels its metrics. Default "default".
@@ -30,6 +32,20 @@ type LoaderConfig[K comparable, V any] struct {
 	//
 	// All callers are given the same value; they must not change what it points to.
 	Load func(ctx context.Context, key K) (V, error)
+
+	// LoadMany asks the source for many keys at once, at most MaxBatch. A key
+	// that isn't in the map it returns is not found or, if it returns an error,
+	// has failed with that. [Loader.GetMany] uses it; without Load, Get does
+	// too. Default: Load for each key.
+	LoadMany func(ctx context.Context, keys []K) (map[K]V, error)
+
+	// MaxBatch bounds the keys of one LoadMany. Default 100.
+	MaxBatch int
+
+	// Gather is how long a Get that misses waits for others, to be loaded
+	// together by one LoadMany. A full batch goes at once. Default 0, not at
+	// all.
+	Gather time.Duration
 
 	// TTL is how long an answer is fresh. Default 1 minute; negative means for
 	// ever.
@@ -60,8 +76,7 @@ type LoaderConfig[K comparable, V any] struct {
 	EarlyBeta float64
 
 	// NotFound reports whether an error of a load is an answer: there is no
-	// such thing. Default: errors.Is(err, ErrNotFound). With database/sql, let
-	// it be errors.Is(err, sql.ErrNoRows).
+	// such thing. [ErrNotFound] always is. With database/sql, let it be errors.Is(err, sql.ErrNoRows).
 	NotFound func(err error) bool
 
 	// NotFoundTTL is how long that answer is kept. Default a tenth of TTL, at
@@ -97,6 +112,31 @@ type LoaderConfig[K comparable, V any] struct {
 	// with MaxCost. Less than 1 counts as 1; so does an answer without a value.
 	Cost func(key K, value V) int64
 
+	// Tags are names under which a value can be deleted, together with others:
+	// see [Loader.DeleteTags].
+	Tags func(key K, value V) []string
+
+	// Store, if set, is a second tier between the memory and the source, shared
+	// by all processes whose Loader has the same Name. If it is a [Locker] too,
+	// a key is loaded by one process at a time; if it is a [Notifier], what one
+	// process deletes leaves the memory of all. A Store that fails or is slow is
+	// left alone for a while, first for a second, and the Loader goes on
+	// without it. The clocks of the processes should agree to a second.
+	Store Store
+
+	// StoreTimeout bounds each call of the Store. Default 250 ms.
+	StoreTimeout time.Duration
+
+	// LockTTL is for how long one process may keep the others waiting for a key
+	// that it loads, before they load it themselves. Default 5 seconds, at most
+	// half of LoadTimeout.
+	LockTTL time.Duration
+
+	// Encode and Decode turn values into bytes for the Store and for snapshots,
+	// and back. Default: encoding/json.
+	Encode func(V) ([]byte, error)
+	Decode func([]byte) (V, error)
+
 	// OnLoad is called after each load, by the goroutine that loaded.
 	OnLoad func(LoadEvent[K])
 
@@ -118,8 +158,26 @@ func (c *LoaderConfig[K, V]) check() error {
 	bad := func(field string, value any, rule string) {
 		errs = append(errs, fmt.Errorf("cache: LoaderConfig.%s is %v, must %s", field, value, rule))
 	}
-	if c.Load == nil {
+	if c.Load == nil && c.LoadMany == nil {
 		bad("Load", "nil", "say how a value is loaded")
+	}
+	if c.MaxBatch < 0 {
+		bad("MaxBatch", c.MaxBatch, "not be negative")
+	}
+	if c.Gather < 0 {
+		bad("Gather", c.Gather, "not be negative")
+	}
+	if c.Gather > 0 && c.LoadMany == nil {
+		bad("LoadMany", "nil", "be set with Gather")
+	}
+	if c.StoreTimeout < 0 {
+		bad("StoreTimeout", c.StoreTimeout, "not be negative")
+	}
+	if c.LockTTL < 0 {
+		bad("LockTTL", c.LockTTL, "not be negative")
+	}
+	if (c.Encode == nil) != (c.Decode == nil) {
+		bad("Encode and Decode", "one", "be set together")
 	}
 	if !(c.Jitter < 1) {
 		bad("Jitter", c.Jitter, "be less than 1")
@@ -161,12 +219,25 @@ func (c *LoaderConfig[K, V]) setDefaults() {
 	loaderDefault(&c.EarlyBeta, 1)
 	loaderDefault(&c.LoadTimeout, 30*time.Second)
 	if c.NotFound == nil {
-		c.NotFound = func(err error) bool { return errors.Is(err, ErrNotFound) }
+		c.NotFound = func(error) bool { return false }
 	}
 	if c.NotFoundTTL == 0 {
 		c.NotFoundTTL = 5 * time.Second
 		if c.TTL > 0 {
 			c.NotFoundTTL = min(c.NotFoundTTL, c.TTL/10)
+		}
+	}
+	loaderDefault(&c.MaxBatch, 100)
+	loaderDefault(&c.StoreTimeout, 250*time.Millisecond)
+	loaderDefault(&c.LockTTL, 5*time.Second)
+	if c.LoadTimeout > 0 {
+		c.LockTTL = min(c.LockTTL, c.LoadTimeout/2)
+	}
+	if c.Encode == nil {
+		c.Encode = func(value V) ([]byte, error) { return json.Marshal(value) }
+		c.Decode = func(data []byte) (value V, err error) {
+			err = json.Unmarshal(data, &value)
+			return value, err
 		}
 	}
 	if c.MaxCost == 0 {

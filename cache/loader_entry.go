@@ -8,25 +8,54 @@ import (
 // at without the mutex of the shard is immutable or atomic. A new answer is a
 // new entry. Times are nanoseconds since the Loader was made.
 type loaderEntry[K comparable, V any] struct {
+	// What a hit looks at comes first and is, for strings and slices, one cache
+	// line: on a large cache a hit costs what its cache misses cost.
+	next  atomic.Pointer[loaderEntry[K, V]] // in the bucket of the index
 	key   K
 	value V
-	err   error // a negative answer, or a failure that is kept for a moment
-	hash  uint64
-	next  atomic.Pointer[loaderEntry[K, V]] // in the bucket of the index
+	early atomic.Int64  // until then a hit needs no second thought
+	heat  atomic.Uint32 // how often it was asked for, see touch
+	kind  loaderKind
 
-	early   atomic.Int64 // until then a hit needs no second thought
-	retryAt atomic.Int64 // until then no reload is tried, because one failed
+	place    loaderPlace // under the mutex: the list that it is in
+	failures uint8       // under the mutex: reloads failed in a row
+
+	hash    uint64
+	more    *loaderMore  // nil for most
+	born    int64        // when its load began
 	expires int64        // fresh until then
 	dies    int64        // of no use from then on
+	retryAt atomic.Int64 // until then no reload is tried, because one failed
+	cost    int64
+	took    uint32        // microseconds that its load took, for XFetch
+	state   atomic.Uint32 // loaderReloading, loaderUnsure
+}
 
-	heat      atomic.Uint32 // how often it was asked for, see touch
-	place     loaderPlace   // under the mutex: the list that it is in
-	failures  uint8         // under the mutex: reloads failed in a row
-	kind      loaderKind
-	reloading atomic.Bool
+const (
+	loaderReloading = 1 << iota // a reload runs
+	loaderUnsure                // messages were lost, of which one may have invalidated it
+)
 
-	took int64 // how long its load took
-	cost int64
+// loaderMore is what few entries have.
+type loaderMore struct {
+	err  error    // what is returned with a zero value, if kind isn't loaderValue
+	tags []string // under which the entry can be deleted
+}
+
+// tags returns the tags of e.
+func (e *loaderEntry[K, V]) tags() []string {
+	if e.more == nil {
+		return nil
+	}
+	return e.more.tags
+}
+
+// answer returns what Get does.
+func (e *loaderEntry[K, V]) answer() (V, error) {
+	if e.kind != loaderValue {
+		return e.value, e.more.err
+	}
+	return e.value, nil
 }
 
 // loaderKind is what an entry is an answer of.

@@ -25,6 +25,7 @@ type loaderFlight[K comparable, V any] struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	reload *loaderEntry[K, V] // what is served meanwhile; nil if callers wait
+	placed bool               // has one of the MaxLoads places
 
 	done  chan struct{} // closed when what follows is set
 	value V
@@ -51,36 +52,49 @@ func (e *LoadPanicError) Unwrap() error {
 // miss waits for the load of a key that isn't in memory, and starts it if it
 // isn't running.
 func (l *Loader[K, V]) miss(ctx context.Context, s *loaderShard[K, V], hash uint64, key K) (V, error) {
-	s.mu.Lock()
-	if e := s.index.find(hash, key); e != nil && l.now() < e.dies {
-		s.mu.Unlock() // loaded a moment ago
-		s.hits.Add(1)
-		return e.value, e.err
-	}
-	s.policy.miss(hash, s.hits.Load()+s.stale.Load())
-	f := s.flights[key]
-	joined := f != nil
-	if !joined {
-		if f = l.takeOff(ctx, s, hash, key, nil); f == nil {
-			s.mu.Unlock()
-			var zero V
-			return zero, ErrLoaderClosed
-		}
-	}
-	s.mu.Unlock()
-	if joined {
-		l.counts.coalesced.Add(1)
-	} else {
-		l.counts.misses.Add(1)
-		go l.run(f)
+	e, f, first := l.board(ctx, s, hash, key)
+	switch {
+	case e != nil:
+		return e.answer()
+	case f == nil:
+		var zero V
+		return zero, ErrLoaderClosed
+	case first:
+		l.launch(f)
 	}
 	return l.wait(ctx, f)
 }
 
+// board returns what is known of key by now, or the flight that loads it, and
+// whether this caller has to launch it. It returns neither after Close.
+func (l *Loader[K, V]) board(ctx context.Context, s *loaderShard[K, V], hash uint64, key K) (*loaderEntry[K, V], *loaderFlight[K, V], bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.index.find(hash, key); e != nil && l.now() < e.dies {
+		s.hits.Add(1) // loaded a moment ago
+		return e, nil, false
+	}
+	s.policy.miss(hash, s.hits.Load()+s.stale.Load())
+	if f := s.flights[key]; f != nil {
+		l.counts.coalesced.Add(1)
+		return nil, f, false
+	}
+	l.counts.misses.Add(1)
+	return nil, l.takeOff(ctx, s, hash, key, nil), true
+}
+
 // reload starts a load in the background, unless one is running.
 func (l *Loader[K, V]) reload(ctx context.Context, s *loaderShard[K, V], e *loaderEntry[K, V]) {
+	if f := l.boardReload(ctx, s, e); f != nil {
+		l.launch(f)
+	}
+}
+
+// boardReload returns a flight to launch that reloads e, or nil if there is one
+// already or no place for it.
+func (l *Loader[K, V]) boardReload(ctx context.Context, s *loaderShard[K, V], e *loaderEntry[K, V]) *loaderFlight[K, V] {
 	if l.loads != nil && !l.loads.TryAcquire(1) {
-		return
+		return nil
 	}
 	s.mu.Lock()
 	var f *loaderFlight[K, V]
@@ -88,17 +102,17 @@ func (l *Loader[K, V]) reload(ctx context.Context, s *loaderShard[K, V], e *load
 		f = l.takeOff(ctx, s, e.hash, e.key, e)
 	}
 	s.mu.Unlock()
-	if f == nil {
-		if l.loads != nil {
-			l.loads.Release(1)
-		}
-		return
+	switch {
+	case f != nil:
+		f.placed = l.loads != nil
+	case l.loads != nil:
+		l.loads.Release(1)
 	}
-	go l.run(f)
+	return f
 }
 
-// takeOff registers a flight, for run. It returns nil after Close. The mutex of
-// the shard is held.
+// takeOff registers a flight, for launch. It returns nil after Close. The mutex
+// of the shard is held.
 func (l *Loader[K, V]) takeOff(ctx context.Context, s *loaderShard[K, V], hash uint64, key K, reload *loaderEntry[K, V]) *loaderFlight[K, V] {
 	if s.closed {
 		return nil
@@ -108,7 +122,7 @@ func (l *Loader[K, V]) takeOff(ctx context.Context, s *loaderShard[K, V], hash u
 	f := &loaderFlight[K, V]{key: key, hash: hash, shard: s, reload: reload, done: make(chan struct{})}
 	f.ctx, f.cancel = l.detach(ctx)
 	if reload != nil {
-		reload.reloading.Store(true)
+		reload.state.Or(loaderReloading)
 	}
 	s.flights[key] = f
 	return f
@@ -149,12 +163,22 @@ func (l *Loader[K, V]) wait(ctx context.Context, f *loaderFlight[K, V]) (V, erro
 	}
 }
 
+// launch starts the goroutine that loads the key of f.
+func (l *Loader[K, V]) launch(f *loaderFlight[K, V]) {
+	if l.cfg.LoadMany != nil && (l.cfg.Gather > 0 || l.cfg.Load == nil) {
+		l.gather(f)
+		return
+	}
+	go l.run(f)
+}
+
 // loaderResult is how a load has ended.
 type loaderResult[K comparable, V any] struct {
-	value V
-	err   error
-	entry *loaderEntry[K, V] // what is to be kept; nil if nothing is
-	took  time.Duration
+	value  V
+	err    error
+	entry  *loaderEntry[K, V] // what is to be kept; nil if nothing is
+	took   time.Duration
+	shared bool // found in the Store: nothing was loaded
 }
 
 // answered reports whether the source said something, if only that it has no
@@ -164,43 +188,80 @@ func (r *loaderResult[K, V]) answered() bool { return r.err == nil || errors.Is(
 // run loads the key of f and lands it.
 func (l *Loader[K, V]) run(f *loaderFlight[K, V]) {
 	defer l.running.Done()
-	result := loaderResult[K, V]{err: loaderExited{}}
-	defer func() { l.land(f, &result) }() // also when the load ends the goroutine
-	if l.loads != nil {
-		// The place of a reload was taken before it started.
-		if f.reload == nil && l.loads.Acquire(f.ctx, 1) != nil {
-			result.err = fmt.Errorf("cache: %d loads are running, and none ended in time: %w", l.cfg.MaxLoads, context.Cause(f.ctx))
+	r := loaderResult[K, V]{err: loaderExited{}}
+	unlock := func() {}
+	defer func() { // also when the load ends the goroutine
+		l.land(f, &r)
+		l.store(f, &r)
+		unlock()
+	}()
+	if l.tier != nil {
+		var done bool
+		if unlock, done = l.lookUp(f, &r); done {
+			l.leave(f)
 			return
 		}
-		defer l.loads.Release(1)
 	}
-	l.call(f, &result)
+	if err := l.enter(f); err != nil {
+		r.err = err
+		return
+	}
+	defer l.leave(f)
+	l.call(f, &r)
+}
+
+// enter waits for one of the MaxLoads places.
+func (l *Loader[K, V]) enter(f *loaderFlight[K, V]) error {
+	if l.loads == nil || f.placed {
+		return nil
+	}
+	if l.loads.Acquire(f.ctx, 1) != nil {
+		return fmt.Errorf("cache: %d loads are running, and none ended in time: %w", l.cfg.MaxLoads, context.Cause(f.ctx))
+	}
+	f.placed = true
+	return nil
+}
+
+func (l *Loader[K, V]) leave(f *loaderFlight[K, V]) {
+	if f.placed {
+		f.placed = false
+		l.loads.Release(1)
+	}
 }
 
 // call calls Load and the functions of the configuration that look at its
 // result. If one of them panics, that is the result.
-func (l *Loader[K, V]) call(f *loaderFlight[K, V], result *loaderResult[K, V]) {
-	from := l.now()
+func (l *Loader[K, V]) call(f *loaderFlight[K, V], r *loaderResult[K, V]) {
+	born := l.now()
 	defer func() {
-		result.took = time.Duration(l.now() - from)
-		if r := recover(); r != nil {
-			l.counts.panics.Add(1)
-			*result = loaderResult[K, V]{err: &LoadPanicError{Value: r, Stack: debug.Stack()}, took: result.took}
+		took := time.Duration(l.now() - born)
+		if p := recover(); p != nil {
+			*r = loaderResult[K, V]{err: l.panicked(p)}
 		}
+		r.took = took
 	}()
 	value, err := l.cfg.Load(f.ctx, f.key)
-	took := time.Duration(l.now() - from)
+	l.judge(f, r, value, err, born)
+}
+
+func (l *Loader[K, V]) panicked(value any) error {
+	l.counts.panics.Add(1)
+	return &LoadPanicError{Value: value, Stack: debug.Stack()}
+}
+
+// judge says what callers are given and what is kept of what Load has returned.
+func (l *Loader[K, V]) judge(f *loaderFlight[K, V], r *loaderResult[K, V], value V, err error, born int64) {
 	if err == nil {
-		result.value, result.err = value, nil
-		result.entry = l.entry(f.key, f.hash, value, nil, took)
+		entry := l.entry(f.key, f.hash, value, nil, born)
+		r.value, r.err, r.entry = value, nil, entry
 		return
 	}
 	if !errors.Is(err, ErrNotFound) && l.cfg.NotFound(err) {
 		err = loaderNotFound{err}
 	}
-	result.err = err
-	if result.answered() {
-		result.entry = l.entry(f.key, f.hash, result.value, err, took)
+	r.err = err
+	if r.answered() {
+		r.entry = l.entry(f.key, f.hash, r.value, err, born)
 	}
 }
 
@@ -213,6 +274,9 @@ func (l *Loader[K, V]) land(f *loaderFlight[K, V], r *loaderResult[K, V]) {
 		delete(s.flights, f.key)
 		if r.answered() {
 			l.keep(s, f.key, f.hash, r.entry)
+			if l.tier != nil && r.entry != nil && !r.shared {
+				s.storing[f.key] = f
+			}
 		} else {
 			l.backOff(s, f.key, f.hash, r.err)
 		}
@@ -222,7 +286,7 @@ func (l *Loader[K, V]) land(f *loaderFlight[K, V], r *loaderResult[K, V]) {
 	f.value, f.err = r.value, r.err
 	close(f.done)
 	f.cancel()
-	if l.cfg.OnLoad != nil {
+	if l.cfg.OnLoad != nil && !r.shared {
 		l.guard(func() { l.cfg.OnLoad(LoadEvent[K]{Key: f.key, Took: r.took, Err: r.err, Reload: f.reload != nil}) })
 	}
 }
@@ -243,15 +307,17 @@ func (l *Loader[K, V]) backOff(s *loaderShard[K, V], key K, hash uint64, err err
 	if old != nil && old.kind != loaderFailure && now < old.dies {
 		old.failures = min(failures+1, loaderMaxDoublings)
 		old.retryAt.Store(loaderAfter(now, l.jitter(loaderPause(cmp.Or(l.cfg.ErrorTTL, time.Second), failures))))
-		old.reloading.Store(false)
+		old.state.And(^uint32(loaderReloading))
 		return
 	}
 	if l.cfg.ErrorTTL == 0 {
 		return
 	}
-	e := &loaderEntry[K, V]{key: key, hash: hash, err: err, kind: loaderFailure, cost: 1}
+	e := &loaderEntry[K, V]{key: key, hash: hash, born: now, more: &loaderMore{err: err}, kind: loaderFailure, cost: 1}
 	e.failures = min(failures+1, loaderMaxDoublings)
-	l.date(e, loaderPause(l.cfg.ErrorTTL, failures), 0)
+	e.expires = loaderAfter(now, l.jitter(loaderPause(l.cfg.ErrorTTL, failures)))
+	e.dies = e.expires
+	e.early.Store(e.expires)
 	l.keep(s, key, hash, e)
 }
 
@@ -273,14 +339,3 @@ func (e loaderNotFound) Unwrap() error        { return e.error }
 type loaderExited struct{}
 
 func (loaderExited) Error() string { return "cache: load ended its goroutine (runtime.Goexit)" }
-
-// loaderNever is a time that doesn't come.
-const loaderNever = math.MaxInt64
-
-// loaderAfter returns now + d, or never if that is too far away.
-func loaderAfter(now int64, d time.Duration) int64 {
-	if now > loaderNever-int64(d) {
-		return loaderNever
-	}
-	return now + int64(d)
-}

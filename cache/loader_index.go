@@ -1,6 +1,9 @@
 package cache
 
-import "sync/atomic"
+import (
+	"iter"
+	"sync/atomic"
+)
 
 // loaderIndex finds an entry by its key: a chained hash table that is read
 // without a lock, so that hits on one hot key don't queue up behind each other.
@@ -25,7 +28,7 @@ func (x *loaderIndex[K, V]) init() {
 func (x *loaderIndex[K, V]) find(hash uint64, key K) *loaderEntry[K, V] {
 	table := *x.table.Load()
 	e := table[hash&uint64(len(table)-1)].Load()
-	for e != nil && (e.hash != hash || e.key != key) {
+	for e != nil && e.key != key {
 		e = e.next.Load()
 	}
 	return e
@@ -34,7 +37,7 @@ func (x *loaderIndex[K, V]) find(hash uint64, key K) *loaderEntry[K, V] {
 // insert adds e, whose key must not be there.
 func (x *loaderIndex[K, V]) insert(e *loaderEntry[K, V]) {
 	table := *x.table.Load()
-	if x.count >= len(table) {
+	if 2*x.count >= len(table) { // most chains are of one entry: each is a cache miss
 		table = x.grow(table)
 	}
 	bucket := &table[e.hash&uint64(len(table)-1)]
@@ -72,4 +75,19 @@ func (x *loaderIndex[K, V]) grow(old []loaderBucket[K, V]) []loaderBucket[K, V] 
 	}
 	x.table.Store(&table)
 	return table
+}
+
+// all yields every entry. The mutex of the shard is held, and nothing is
+// inserted or removed meanwhile.
+func (x *loaderIndex[K, V]) all() iter.Seq[*loaderEntry[K, V]] {
+	return func(yield func(*loaderEntry[K, V]) bool) {
+		table := *x.table.Load()
+		for i := range table {
+			for e := table[i].Load(); e != nil; e = e.next.Load() {
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
 }

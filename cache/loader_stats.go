@@ -25,6 +25,10 @@ type LoaderStats struct {
 	InFlight int           // that are running or waiting for their turn
 	LoadTime time.Duration // of all loads together
 
+	StoreHits   uint64 // loads that the Store spared
+	StoreMisses uint64 // answers that the Store did not have, or not fresh
+	StoreErrors uint64 // calls of the Store that failed
+
 	Entries   int    // in memory
 	Cost      int64  // of the entries; their number without LoaderConfig.Cost
 	Evictions uint64 // for want of room
@@ -46,6 +50,9 @@ func (l *Loader[K, V]) Stats() LoaderStats {
 		InFlight:   int(c.inFlight.Load()),
 		LoadTime:   time.Duration(c.took.sum.Load()),
 		HookPanics: c.hookPanics.Load(),
+	}
+	if l.tier != nil {
+		st.StoreHits, st.StoreMisses, st.StoreErrors = l.tier.hits.Load(), l.tier.misses.Load(), l.tier.errors.Load()
 	}
 	for i := range l.shards {
 		s := &l.shards[i]
@@ -131,6 +138,10 @@ func (l *Loader[K, V]) Collect(emit func(name, help, kind string, value float64,
 	one("loads_total", loads, "counter", float64(st.Failures), "outcome", "failure")
 	one("reloads_total", "Loads in the background, while an old value was served.", "counter", float64(st.Reloads))
 	l.counts.took.collect(emit, "spillway_loader_load_duration_seconds", "How long loads took.", "loader", name)
+	const store = "Answers asked of the second tier, by what came."
+	one("store_requests_total", store, "counter", float64(st.StoreHits), "outcome", "hit")
+	one("store_requests_total", store, "counter", float64(st.StoreMisses), "outcome", "miss")
+	one("store_errors_total", "Calls of the second tier that failed.", "counter", float64(st.StoreErrors))
 	one("inflight", "Loads that are running or waiting for their turn.", "gauge", float64(st.InFlight))
 	one("entries", "Answers in memory.", "gauge", float64(st.Entries))
 	one("cost", "Cost of the answers in memory.", "gauge", float64(st.Cost))
@@ -142,6 +153,9 @@ func (l *Loader[K, V]) Collect(emit func(name, help, kind string, value float64,
 func (l *Loader[K, V]) count(f *loaderFlight[K, V], r *loaderResult[K, V]) {
 	c := &l.counts
 	c.inFlight.Add(-1)
+	if r.shared {
+		return
+	}
 	c.took.observe(r.took)
 	if f.reload != nil {
 		c.reloads.Add(1)
@@ -197,6 +211,13 @@ func (g *loaderLog) source(name string, err error, answered bool) {
 	}
 }
 
+// add notes a change.
+func (g *loaderLog) add(text string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.note(text)
+}
+
 // note appends to the changes. The mutex is held.
 func (g *loaderLog) note(text string) {
 	if len(g.changes) == loaderMaxChanges {
@@ -217,7 +238,7 @@ func loaderLine(err error) string {
 }
 
 // Changes yields the last changes of state, at most 64, oldest first: when the
-// source began to fail and when it was back.
+// source or the Store began to fail and when it was back.
 func (l *Loader[K, V]) Changes() iter.Seq2[time.Time, string] {
 	return func(yield func(time.Time, string) bool) {
 		l.log.mu.Lock()
@@ -239,8 +260,16 @@ func (l *Loader[K, V]) Conditions() iter.Seq2[string, string] {
 		failed, since, last := l.log.failed, l.log.since, l.log.last
 		l.log.mu.Unlock()
 		if failed >= loaderManyFailed {
-			yield(l.cfg.Name, fmt.Sprintf("the source fails since %s: %d loads in a row, the last with: %s",
-				since.UTC().Format(time.TimeOnly+"Z"), failed, loaderLine(last)))
+			if !yield(l.cfg.Name, fmt.Sprintf("the source fails since %s: %d loads in a row, the last with: %s",
+				since.UTC().Format(time.TimeOnly+"Z"), failed, loaderLine(last))) {
+				return
+			}
+		}
+		if l.tier == nil {
+			return
+		}
+		if text := l.tier.condition(); text != "" {
+			yield(l.cfg.Name, text)
 		}
 	}
 }
