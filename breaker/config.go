@@ -33,8 +33,9 @@ type Config struct {
 
 	// SlowCall is the slow mark: a call that takes this long is slow, and one
 	// that is still in flight by then counts as slow already (it is noticed
-	// within a quarter of the mark, when the next call comes). Default 10
-	// seconds; at least a millisecond; negative is off.
+	// within a quarter of the mark, when the next call comes). It should be less
+	// than what your callers wait for: a call that they have given up counts as
+	// nothing. Default 10 seconds; at least a millisecond; negative is off.
 	SlowCall time.Duration
 
 	// SlowRatio is the share of slow calls, above 0 and up to 1, at which the
@@ -188,7 +189,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.SlowCall = 0
 	}
 	if c.FailureRatio == 0 && c.ConsecutiveFailures == 0 && c.SlowCall == 0 {
-		errs = append(errs, errors.New("breaker: Config.FailureRatio, ConsecutiveFailures and SlowCall are all off, must be one rule on"))
+		errs = append(errs, errors.New("breaker: Config.FailureRatio, ConsecutiveFailures and SlowCall are all off, one must be on"))
 	}
 	duration("OpenFor", &c.OpenFor, 5*time.Second, time.Millisecond, maxTime, false)
 	if c.MaxOpen == 0 {
