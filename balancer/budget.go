@@ -38,7 +38,8 @@ const (
 
 // NewBudget returns a Budget of a share of the requests, and a number per
 // second on top, so that a quiet client can retry too. Negative numbers and
-// NaN count as zero; a Budget of zero and zero allows nothing.
+// NaN count as zero; a Budget of zero and zero allows nothing. What it allows it
+// allows at once, too: up to nine times perSecond to a client that was quiet.
 func NewBudget(share, perSecond float64) *Budget {
 	clean := func(x float64) float64 {
 		if !(x > 0) {
@@ -70,7 +71,8 @@ func (b *Budget) take(at time.Time) bool {
 			taken += s.taken
 		}
 	}
-	if taken+1 > b.share*requests+b.perSecond*budgetSlots {
+	// The slots are nine whole seconds and what has passed of this one.
+	if taken+1 > b.share*requests+b.perSecond*(budgetSlots-1+(now%time.Second).Seconds()) {
 		return false
 	}
 	b.slot(int64(now/time.Second)).taken++

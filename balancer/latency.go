@@ -50,7 +50,7 @@ func (p latencyPolicy) Picker(ready []*Endpoint) Picker {
 	return func(c Call) *Endpoint {
 		a, b := s.two(c.Rand)
 		best, least := a, a.cost(c.Now)
-		r := c.Rand
+		r := mix(c.Rand)
 		for i := 1; ; {
 			if b != best {
 				cost := b.cost(c.Now)

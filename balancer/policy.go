@@ -3,7 +3,6 @@ package balancer
 import (
 	"cmp"
 	"math"
-	"math/bits"
 	"net/http"
 	"slices"
 	"sync/atomic"
@@ -111,7 +110,8 @@ func (p *roundRobin) Picker(ready []*Endpoint) Picker {
 }
 
 // schedule returns the indexes of ready in turn, each as often as its weight
-// says, spread as evenly as can be: the order of the deadlines (k+½)/weight.
+// says, spread evenly: the order of the deadlines (k+phase)/weight. Those of the
+// same weight have different phases, or their turns would come all at once.
 func schedule(ready []*Endpoint) []uint32 {
 	const most = 1 << 16
 	least, sum := math.Inf(1), 0.0
@@ -134,19 +134,25 @@ func schedule(ready []*Endpoint) []uint32 {
 		at float64
 		i  uint32
 	}
-	var all []turn
+	turns, same, nth := make([]int, len(ready)), map[int]int{}, map[int]int{}
 	for i, e := range ready {
-		n := max(1, int(math.Round(e.weight()*per)))
+		turns[i] = max(1, int(math.Round(e.weight()*per)))
+		same[turns[i]]++
+	}
+	var all []turn
+	for i, n := range turns {
+		phase := (float64(nth[n]) + 0.5) / float64(same[n])
+		nth[n]++
 		for k := range n {
-			all = append(all, turn{(float64(k) + 0.5) / float64(n), uint32(i)})
+			all = append(all, turn{(float64(k) + phase) / float64(n), uint32(i)})
 		}
 	}
 	slices.SortStableFunc(all, func(a, b turn) int { return cmp.Compare(a.at, b.at) })
-	turns := make([]uint32, len(all))
+	list := make([]uint32, len(all))
 	for k, t := range all {
-		turns[k] = t.i
+		list[k] = t.i
 	}
-	return turns
+	return list
 }
 
 // A sampler draws endpoints by weight in constant time (Walker's alias
@@ -221,14 +227,12 @@ func (s *sampler) redirect(i int, r uint32) int {
 	return i
 }
 
-// two draws two endpoints, different ones if there are two.
+// two draws two endpoints: different ones if the weights are equal. If not, the
+// same one may be drawn twice: to insist on another would favour the light ones.
 func (s *sampler) two(r uint64) (a, b *Endpoint) {
 	n := len(s.ready)
-	if n == 1 {
-		return s.ready[0], s.ready[0]
-	}
-	if s.alias != nil {
-		return s.one(r), s.other(r)
+	if s.alias != nil || n == 1 {
+		return s.one(r), s.one(mix(r))
 	}
 	i := scale(uint32(r), n)
 	j := scale(uint32(r>>32), n-1)
@@ -236,21 +240,4 @@ func (s *sampler) two(r uint64) (a, b *Endpoint) {
 		j++
 	}
 	return s.ready[i], s.ready[j]
-}
-
-// other draws one by weight that is not the one that r draws; after a few
-// misses, the next one: a weight of almost everything would miss for long.
-func (s *sampler) other(r uint64) *Endpoint {
-	first := s.one(r)
-	for range 3 {
-		r = mix(r)
-		if e := s.one(r); e != first {
-			return e
-		}
-	}
-	i := scale(uint32(bits.Reverse64(r)), len(s.ready))
-	if s.ready[i] == first {
-		i = (i + 1) % len(s.ready)
-	}
-	return s.ready[i]
 }

@@ -12,10 +12,12 @@ var errLost = errors.New("balancer: another backend has answered first")
 // race makes an attempt, and a second one on another backend if the first
 // takes long and the budgets allow. It returns the better of the two.
 func (x *exchange) race(l Lease) attempt {
-	b := x.t.b
+	// A copy, so that the exchange of a request without hedging stays on the stack.
+	y := &exchange{t: x.t, req: x.req, body: x.body, safe: x.safe}
+	b, req := x.t.b, x.req
 	results := make(chan attempt, 2)
 	start := func(l Lease) context.CancelCauseFunc {
-		ctx, cancel := context.WithCancelCause(x.req.Context())
+		ctx, cancel := context.WithCancelCause(req.Context())
 		go func() {
 			a := attempt{lease: l, err: errors.New("balancer: the RoundTripper ended its goroutine"), sent: true}
 			defer func() {
@@ -28,7 +30,7 @@ func (x *exchange) race(l Lease) attempt {
 				timer := time.AfterFunc(perTry, func() { cancel(errPerTry) })
 				defer timer.Stop()
 			}
-			a = x.send(ctx, cancel, l)
+			a = y.send(ctx, cancel, l)
 		}()
 		return cancel
 	}
@@ -43,7 +45,7 @@ func (x *exchange) race(l Lease) attempt {
 			if !b.another(&l.tried) || !b.mayHedge() {
 				continue
 			}
-			second, err := b.acquire(x.req, l.tried, true)
+			second, err := b.acquire(req, l.tried, true)
 			if err != nil {
 				continue
 			}

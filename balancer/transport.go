@@ -215,10 +215,12 @@ func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l L
 		}
 	}()
 	g := e.leaf(t, l.began)
-	var gotConn atomic.Bool
+	var gotConn *atomic.Bool
 	if !x.safe && b.cfg.Retry.Max > 0 {
 		// Whether it was sent is what decides about a retry.
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { gotConn.Store(true) }})
+		got := new(atomic.Bool)
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { got.Store(true) }})
+		gotConn = got
 	}
 	resp, err := g.rt.RoundTrip(x.outgoing(ctx, e))
 	if err == nil && resp == nil {
@@ -229,7 +231,7 @@ func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l L
 			err = cause
 		}
 		a.err = err
-		if !x.safe {
+		if gotConn != nil {
 			a.sent = gotConn.Load() || !g.exact && !dialFailed(err)
 		}
 		if dialFailed(err) {
