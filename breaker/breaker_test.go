@@ -60,7 +60,7 @@ func TestProbesAtTheNanosecondAndClosesAfterThree(t *testing.T) {
 		_ = try(b, errDown)
 		time.Sleep(5*time.Second - 1)
 		require.ErrorIs(t, try(b, nil), breaker.ErrOpen, "one nanosecond early")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		require.NoError(t, try(b, nil))
 		require.Equal(t, breaker.HalfOpen, b.State())
 		require.NoError(t, try(b, nil))

@@ -94,7 +94,7 @@ func TestGobreakerWedgesWhileAProbeHangsOursDoesNot(t *testing.T) {
 		time.Sleep(3*time.Second - 1)
 		require.ErrorIs(t, try(ours, nil), breaker.ErrOpen)
 		require.Equal(t, breaker.HalfOpen, ours.State(), "one nanosecond before the lease ends")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		require.ErrorIs(t, try(ours, nil), breaker.ErrOpen)
 		require.Equal(t, breaker.Open, ours.State())
 		time.Sleep(10 * time.Second)
