@@ -115,11 +115,7 @@ func (l *Loader[K, V]) markTag(ctx context.Context, tag string) error {
 func (l *Loader[K, V]) deadByTag(ctx context.Context, e *loaderEntry[K, V]) bool {
 	wall := l.wall()
 	for _, tag := range e.tags() {
-		var mark []byte
-		err := l.tier.do(ctx, func(ctx context.Context) (err error) {
-			mark, err = l.tier.store.Get(ctx, l.tagKey(tag))
-			return err
-		})
+		mark, err := loaderCall(ctx, l.tier, func(ctx context.Context) ([]byte, error) { return l.tier.store.Get(ctx, l.tagKey(tag)) })
 		if err != nil {
 			return true
 		}

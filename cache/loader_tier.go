@@ -55,18 +55,44 @@ func (t *loaderTier) up() bool {
 	return t.failures == 0 || !time.Now().Before(t.until)
 }
 
-// do calls the Store with the values of ctx and a deadline, and notes whether
-// it works.
-func (t *loaderTier) do(ctx context.Context, call func(context.Context) error) (err error) {
+// loaderCall calls the Store with the values of ctx and a deadline, and notes
+// whether it works. A Store that pays no heed to its deadline is left behind.
+func loaderCall[T any](ctx context.Context, t *loaderTier, call func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.timeout)
 	defer cancel()
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
-		}
-		t.report(err)
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		r := result{err: loaderExited{}}
+		defer func() {
+			if p := recover(); p != nil {
+				r.err = fmt.Errorf("panic: %v", p)
+			}
+			done <- r
+		}()
+		r.value, r.err = call(ctx)
 	}()
-	return call(ctx)
+	var r result
+	select {
+	case r = <-done:
+	case <-ctx.Done():
+		select {
+		case r = <-done:
+		default:
+			r.err = ctx.Err()
+		}
+	}
+	t.report(r.err)
+	return r.value, r.err
+}
+
+// do is loaderCall for what returns only an error.
+func (t *loaderTier) do(ctx context.Context, call func(context.Context) error) error {
+	_, err := loaderCall(ctx, t, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
+	return err
 }
 
 func (t *loaderTier) report(err error) {
@@ -141,10 +167,8 @@ func (l *Loader[K, V]) tryLookUp(f *loaderFlight[K, V], r *loaderResult[K, V]) (
 	if l.fetch(f, key, r) || l.tier.locker == nil || !l.tier.up() {
 		return unlock, false
 	}
-	var free func(context.Context) error
-	err = l.tier.do(f.ctx, func(ctx context.Context) (err error) {
-		free, err = l.tier.locker.Lock(ctx, key, l.cfg.LockTTL)
-		return err
+	free, err := loaderCall(f.ctx, l.tier, func(ctx context.Context) (func(context.Context) error, error) {
+		return l.tier.locker.Lock(ctx, key, l.cfg.LockTTL)
 	})
 	if err != nil {
 		return unlock, false
@@ -164,11 +188,7 @@ func (l *Loader[K, V]) tryLookUp(f *loaderFlight[K, V], r *loaderResult[K, V]) (
 // fetch gets the answer for f from the Store. It reports whether there is one
 // that is of use: fresh, and newer than what is being reloaded.
 func (l *Loader[K, V]) fetch(f *loaderFlight[K, V], key string, r *loaderResult[K, V]) bool {
-	var data []byte
-	err := l.tier.do(f.ctx, func(ctx context.Context) (err error) {
-		data, err = l.tier.store.Get(ctx, key)
-		return err
-	})
+	data, err := loaderCall(f.ctx, l.tier, func(ctx context.Context) ([]byte, error) { return l.tier.store.Get(ctx, key) })
 	if err != nil {
 		return false
 	}

@@ -27,6 +27,7 @@ type loaderStore struct {
 
 	fail error         // every call fails
 	hang bool          // every call waits for its context
+	deaf chan struct{} // every call waits for it, whatever its context says
 	slow time.Duration // every Set, Delete and Lock takes so long
 	gets atomic.Int64
 }
@@ -37,8 +38,11 @@ func newLoaderStore() *loaderStore {
 
 func (s *loaderStore) ill(ctx context.Context) error {
 	s.mu.Lock()
-	fail, hang := s.fail, s.hang
+	fail, hang, deaf := s.fail, s.hang, s.deaf
 	s.mu.Unlock()
+	if deaf != nil {
+		<-deaf
+	}
 	if hang {
 		<-ctx.Done()
 		return ctx.Err()
@@ -325,6 +329,19 @@ func TestLoaderLosesLittleTimeToAStoreThatHangs(t *testing.T) {
 			loaderGet(t, fleet[0], fmt.Sprint(i))
 		}
 		require.LessOrEqual(t, time.Since(from), 100*time.Millisecond, "one Get has waited, the others were not made to")
+	})
+}
+
+func TestLoaderLeavesAStoreBehindThatPaysNoHeedToItsDeadline(t *testing.T) {
+	src := &loaderSource{}
+	cfg := cache.LoaderConfig[string, string]{StoreTimeout: 100 * time.Millisecond}
+	loaderFleet(t, 1, false, src, cfg, func(t *testing.T, store *loaderStore, fleet []*cache.Loader[string, string]) {
+		deaf := make(chan struct{})
+		store.set(func() { store.deaf = deaf })
+		from := time.Now()
+		require.Equal(t, "a#1", loaderGet(t, fleet[0], "a"))
+		require.Equal(t, 100*time.Millisecond, time.Since(from))
+		close(deaf)
 	})
 }
 
