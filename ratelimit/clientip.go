@@ -118,10 +118,7 @@ func (c *clientIP) key(r *http.Request) string {
 		return ""
 	}
 	if c.trusts(addr) {
-		var text string
-		if addr, text = c.client(r.Header[c.cfg.Field], addr); text != "" {
-			host = text
-		}
+		addr, host = c.client(r.Header[c.cfg.Field], addr, host)
 	}
 	switch {
 	case !addr.IsValid():
@@ -152,19 +149,18 @@ func (c *clientIP) trusts(addr netip.Addr) bool {
 }
 
 // client follows values from the right, starting at the trusted peer, to the
-// first address that is not a trusted proxy's. An element that is not an
-// address ends the walk at the proxy that reported it, whose bucket all such
-// requests share. It also returns the text of the address if it has any.
-func (c *clientIP) client(values []string, peer netip.Addr) (addr netip.Addr, text string) {
+// first address that is not a trusted proxy's, and returns it with the text
+// that it was read from. An element that is not an address ends the walk at
+// the proxy that reported it, whose bucket all such requests share.
+func (c *clientIP) client(values []string, addr netip.Addr, text string) (netip.Addr, string) {
 	if !c.walk {
 		if len(values) == 1 {
 			if a, ok := parseNode(values[0]); ok {
-				return a, ""
+				return a, strings.Trim(values[0], " \t")
 			}
 		}
-		return peer, ""
+		return addr, text
 	}
-	addr = peer
 	for i := len(values) - 1; i >= 0; i-- {
 		rest, more := values[i], true
 		for more {
@@ -261,8 +257,7 @@ func parseAddr(s string) (netip.Addr, bool) {
 // parseNode parses an address that a proxy has written: bare, in brackets, or
 // with a port.
 func parseNode(s string) (netip.Addr, bool) {
-	s = strings.Trim(s, " \t")
-	if len(s) > 64 {
+	if s = strings.Trim(s, " \t"); len(s) > 64 {
 		return netip.Addr{}, false
 	}
 	if strings.HasPrefix(s, "[") {

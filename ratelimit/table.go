@@ -168,8 +168,8 @@ func (t *table) closeLocked(sh *shard, h uint64, i int, now int64, debts []int64
 		if sh.overflow == nil {
 			sh.overflow = make([]int64, t.width-1)
 		}
-		for j, debt := range debts {
-			sh.overflow[j] = now + debt
+		for j, debt := range debts { // nobody may pay back what others owe
+			sh.overflow[j] = max(sh.overflow[j], now+debt)
 		}
 		t.flooded.Store(max(t.flooded.Load(), now+slices.Max(debts)))
 		return
