@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -336,7 +337,9 @@ func TestOverHTTP2DrainingSendsGoAway(t *testing.T) {
 }
 
 func TestServeSpeaksTLSIfThereIsACertificate(t *testing.T) {
-	ts := httptest.NewTLSServer(nil)
+	ts := httptest.NewUnstartedServer(nil)
+	ts.Config.ErrorLog = log.New(io.Discard, "", 0) // one client is to be refused
+	ts.StartTLS()
 	defer ts.Close()
 	h := health.MustNew(health.Config{Drain: health.Drain{Delay: -1}})
 	type baseKey struct{}

@@ -12,12 +12,20 @@ type sample struct {
 	value  float64
 }
 
-// label returns the value of one label, or "".
-func (s *sample) label(name string) string {
+// index returns where in s.labels the name of one label is, or -1.
+func (s *sample) index(name string) int {
 	for i := 0; i+1 < len(s.labels); i += 2 {
 		if s.labels[i] == name {
-			return s.labels[i+1]
+			return i
 		}
+	}
+	return -1
+}
+
+// label returns the value of one label, or "".
+func (s *sample) label(name string) string {
+	if i := s.index(name); i >= 0 {
+		return s.labels[i+1]
 	}
 	return ""
 }
@@ -35,6 +43,7 @@ type gathering struct {
 	families []*family
 	byName   map[string]*family
 	seen     map[string]bool // series
+	key      []byte          // for seen
 	refused  int             // samples that can't be shown
 	panics   int             // sources that panicked
 }
@@ -81,12 +90,12 @@ func (g *gathering) emit(name, help, kind string, value float64, labels ...strin
 		g.byName[base] = f
 		g.families = append(g.families, f)
 	}
-	key := name + "\xff" + seriesKey(labels)
-	if f.kind != kind || g.seen[key] {
+	g.key = appendSeries(g.key[:0], name, labels)
+	if f.kind != kind || g.seen[string(g.key)] {
 		g.refused++
 		return
 	}
-	g.seen[key] = true
+	g.seen[string(g.key)] = true
 	f.samples = append(f.samples, sample{name, slices.Clone(labels), value})
 }
 
@@ -100,14 +109,26 @@ func histogramName(name string) string {
 	return ""
 }
 
-// seriesKey identifies a set of labels whatever their order.
-func seriesKey(labels []string) string {
-	pairs := make([]string, 0, len(labels)/2)
+// appendSeries appends what identifies a series: its name, and its labels
+// whatever their order.
+func appendSeries(b []byte, name string, labels []string) []byte {
+	var few [8]int // enough for most, without an allocation
+	order := few[:0]
 	for i := 0; i < len(labels); i += 2 {
-		pairs = append(pairs, labels[i]+"\xff"+labels[i+1])
+		at := len(order)
+		for at > 0 && labels[order[at-1]] > labels[i] {
+			at--
+		}
+		order = slices.Insert(order, at, i)
 	}
-	slices.Sort(pairs)
-	return strings.Join(pairs, "\xff")
+	b = append(b, name...)
+	for _, i := range order {
+		b = append(b, 0xff) // in no valid text
+		b = append(b, labels[i]...)
+		b = append(b, 0xff)
+		b = append(b, labels[i+1]...)
+	}
+	return b
 }
 
 // validMetric reports whether s matches [a-zA-Z_:][a-zA-Z0-9_:]*.

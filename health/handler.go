@@ -73,8 +73,9 @@ func (h *Checker) probe(w http.ResponseWriter, r *http.Request, i int) {
 			return
 		}
 	}
-	a := &h.load().answers[i]
-	h.count(i, a.code)
+	now := h.now()
+	a := &h.loadAt(now).answers[i]
+	h.count(i, a.code, now)
 	writeProbe(w, r, a)
 }
 
@@ -94,14 +95,14 @@ func writeProbe(w http.ResponseWriter, r *http.Request, a *answer) {
 	}
 }
 
-func (h *Checker) count(i, code int) {
+func (h *Checker) count(i, code int, now int64) {
 	c := &h.probes[i]
 	if code == http.StatusOK {
 		c.ok.Add(1)
 	} else {
 		c.failed.Add(1)
 	}
-	c.last.Store(h.now())
+	c.last.Store(now)
 }
 
 func getOrHead(w http.ResponseWriter, r *http.Request) bool {

@@ -129,21 +129,25 @@ func (f *family) ordered() []sample {
 		return f.samples
 	}
 	place := map[string]int{}
-	at := func(s sample) int {
-		var labels []string
-		for i := 0; i < len(s.labels); i += 2 {
-			if s.labels[i] != "le" || !strings.HasSuffix(s.name, "_bucket") {
-				labels = append(labels, s.labels[i], s.labels[i+1])
-			}
+	var key []byte
+	at := make([]int, len(f.samples))
+	order := make([]int, len(f.samples))
+	for i, s := range f.samples {
+		labels := s.labels
+		if j := s.index("le"); j >= 0 && strings.HasSuffix(s.name, "_bucket") {
+			labels = slices.Delete(slices.Clone(labels), j, j+2)
 		}
-		key := seriesKey(labels)
-		if _, ok := place[key]; !ok {
-			place[key] = len(place)
+		key = appendSeries(key[:0], "", labels)
+		if _, ok := place[string(key)]; !ok {
+			place[string(key)] = len(place)
 		}
-		return place[key]
+		at[i], order[i] = place[string(key)], i
 	}
-	out := slices.Clone(f.samples)
-	slices.SortStableFunc(out, func(a, b sample) int { return at(a) - at(b) })
+	slices.SortStableFunc(order, func(a, b int) int { return at[a] - at[b] })
+	out := make([]sample, len(order))
+	for i, j := range order {
+		out[i] = f.samples[j]
+	}
 	return out
 }
 

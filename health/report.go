@@ -219,6 +219,6 @@ func (h *Checker) writeDoc(w http.ResponseWriter, r *http.Request, i int, status
 	if !status.ok() {
 		a.code = http.StatusServiceUnavailable
 	}
-	h.count(i, a.code)
+	h.count(i, a.code, h.now())
 	writeProbe(w, r, &a)
 }

@@ -34,9 +34,12 @@ type groupState struct {
 // load returns the current snapshot. It is one atomic load, unless a deadline
 // has passed since the last one was made: staleness is judged here, so that a
 // scheduler that died is seen too.
-func (h *Checker) load() *snapshot {
+func (h *Checker) load() *snapshot { return h.loadAt(h.now()) }
+
+// loadAt is load for a caller that has read the clock.
+func (h *Checker) loadAt(now int64) *snapshot {
 	s := h.snap.Load()
-	if h.now() < s.until {
+	if now < s.until {
 		return s
 	}
 	h.mu.Lock()

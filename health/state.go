@@ -297,15 +297,13 @@ func parts(g *gathering, r rates) (out []part) {
 		p.gauge(g, "entries", "", "spillway_cache_entries", m)
 		p.gauge(g, "size", "B", "spillway_cache_size_bytes", m)
 	})
-	for _, label := range []string{"shedder", "controller"} {
-		add("load shedder", "spillway_degrade_", label, func(p *part, m ...string) {
-			p.gauge(g, "in flight", "", "spillway_degrade_inflight", m)
-			p.gauge(g, "limit", "", "spillway_degrade_limit", m)
-			p.gauge(g, "queued", "", "spillway_degrade_queued", m)
-			p.count(r, "shed", "spillway_degrade_requests_total", append(m, "outcome", "shed"))
-			p.Tone = toneAbove(r.of("spillway_degrade_requests_total", append(m, "outcome", "shed")...), 0, 1)
-		})
-	}
+	add("load shedder", "spillway_degrade_", "shedder", func(p *part, m ...string) {
+		p.gauge(g, "in flight", "", "spillway_degrade_inflight", m)
+		p.gauge(g, "limit", "", "spillway_degrade_limit", m)
+		p.gauge(g, "queued", "", "spillway_degrade_queued", m)
+		p.count(r, "shed", "spillway_degrade_requests_total", append(m, "outcome", "shed"))
+		p.Tone = toneAbove(r.of("spillway_degrade_requests_total", append(m, "outcome", "shed")...), 0, 1)
+	})
 	add("switch", "spillway_degrade_level", "switch", func(p *part, m ...string) {
 		p.gauge(g, "level", "", "spillway_degrade_level", m)
 		p.Tone = toneAbove(g.sum("spillway_degrade_level", m...), 0, math.Inf(1))
@@ -313,7 +311,7 @@ func parts(g *gathering, r rates) (out []part) {
 	add("breaker", "spillway_breaker_state", "breaker", func(p *part, m ...string) {
 		for _, state := range g.values("spillway_breaker_state", "state", m...) {
 			if g.sum("spillway_breaker_state", append(m, "state", state)...) == 1 {
-				tone := map[string]string{"open": "bad", "half-open": "warn", "half_open": "warn"}[state]
+				tone := map[string]string{"open": "bad", "half_open": "warn", "recovering": "warn"}[state]
 				p.Facts = append(p.Facts, fact{Label: "state", Text: state, Tone: tone})
 				p.Tone = tone
 			}

@@ -49,14 +49,14 @@ func (p *parts) Collect(emit func(name, help, kind string, value float64, labels
 	emit("spillway_degrade_limit", "Limit.", "gauge", 40, "shedder", "api")
 	emit("spillway_degrade_queued", "Waiting.", "gauge", 3, "shedder", "api")
 	emit("spillway_degrade_requests_total", "Requests.", "counter", n/20, "shedder", "api", "priority", "sheddable", "outcome", "shed")
-	for _, s := range []string{"closed", "open", "half-open"} {
+	for _, s := range []string{"closed", "open", "half_open"} {
 		v := 0.0
 		if s == "open" {
 			v = 1
 		}
 		emit("spillway_breaker_state", "State.", "gauge", v, "breaker", "inventory", "state", s)
 	}
-	for _, s := range []string{"closed", "open", "half-open"} {
+	for _, s := range []string{"closed", "open", "half_open"} {
 		v := 0.0
 		if s == "closed" {
 			v = 1
