@@ -2,6 +2,8 @@ package ratelimit_test
 
 import (
 	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -103,7 +105,7 @@ func FuzzRestore(f *testing.F) {
 	var b bytes.Buffer
 	require.NoError(f, l.Snapshot(&b))
 	f.Add(b.Bytes())
-	f.Add(b.Bytes()[:len(b.Bytes())-8])
+	f.Add(b.Bytes()[:len(b.Bytes())-8]) // which the target completes
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		l := ratelimit.MustNew(cfg)
@@ -112,5 +114,15 @@ func FuzzRestore(f *testing.F) {
 			require.False(t, allow(t, l, "other", 1).Allowed)
 		}
 		allow(t, l, "k", 1)
+
+		// The same with a checksum that is right.
+		data = data[:len(data)/8*8]
+		data = binary.LittleEndian.AppendUint64(data[:len(data):len(data)], uint64(crc32.ChecksumIEEE(data)))
+		l = ratelimit.MustNew(cfg)
+		l.Restore(bytes.NewReader(data))
+		require.LessOrEqual(t, l.Peek(ctx, "k").Remaining, 2)
+		l.Forget(ctx, "k")
+		require.True(t, allow(t, l, "k", 2).Allowed)
+		require.False(t, allow(t, l, "k", 1).Allowed)
 	})
 }
