@@ -21,10 +21,11 @@
 // completed calls. What runs beside it is a ring of calls in flight, for those
 // that are slow already, and one atomic word that says whether calls pass.
 //
-// A call that passes costs about one and a half gobreaker calls and allocates
-// nothing in [Do], one small value in [Breaker.Handler] and two in
-// [Breaker.Transport]; a refusal costs a clock reading and allocates nothing.
-// Every circuit takes about 1.2 KB. Nothing runs in the background, except
+// A call that passes costs about what gobreaker's own call and a stopwatch cost
+// together (without a slow mark, a fifth more than gobreaker's call alone). It
+// allocates nothing in [Do], and one small value in [Breaker.Handler] and
+// [Breaker.Transport]. A refusal is cheaper than gobreaker's and allocates
+// nothing. A circuit takes about 1.2 KB. Nothing runs in the background, except
 // [Breaker.Run] if you start it.
 //
 // The package does not retry, does not time calls out, and does not limit how

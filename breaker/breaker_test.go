@@ -132,7 +132,7 @@ func TestHandlerCountsTheStatusesAndAnswers503(t *testing.T) {
 		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 		require.Equal(t, 503, w.Code)
 		require.Equal(t, "5", w.Header().Get("Retry-After"), "4.9 seconds, rounded up")
-		require.Equal(t, "stock is open after too many failures; try again in 5 s\n", w.Body.String())
+		require.Equal(t, "stock is unavailable; try again in 5 s\n", w.Body.String())
 	})
 }
 

@@ -19,26 +19,30 @@ type call struct {
 }
 
 // enter lets the call c through to b, or refuses it. A call that is let through
-// must come to its end, even if it panics: defer c.abandon. The clock is read
-// only if someone wants to know.
-func (c *call) enter(b *Breaker) *OpenError {
+// must come to its end, even if it panics: defer c.abandon. now is the family's
+// time, or 0 if it hasn't been read: it is read only if someone wants to know.
+func (c *call) enter(b *Breaker, now int64) *OpenError {
 	c.b = b
 	for b.fam.forced.Load() == 0 {
 		p := b.cur.Load()
-		if p.gate.Load() != gateClosed {
-			return c.ask(p, b.fam.now())
-		}
-		if p.mark == 0 {
+		gate := p.gate.Load()
+		if gate == gateClosed && p.mark == 0 {
 			c.p = p
 			return nil
 		}
-		now := b.fam.now()
+		if now == 0 {
+			now = b.fam.now()
+		}
+		if gate != gateClosed {
+			return c.ask(p, now)
+		}
 		epoch := p.epoch(now)
 		if p.slow.flight.begin(epoch) {
 			c.p, c.start, c.epoch = p, now, epoch
 			return nil
 		}
 		b.sweep(p, now, epoch) // which may open the circuit
+		now = 0
 	}
 	return c.enterForced(b.fam.now())
 }

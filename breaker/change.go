@@ -129,8 +129,12 @@ func (b *Breaker) Changes() iter.Seq2[time.Time, string] {
 	}
 }
 
+// maxConditions bounds the circuits that Conditions names.
+const maxConditions = 64
+
 // Conditions yields what isn't normal right now: the subject, and one sentence.
-// It yields nothing when every circuit is closed and nothing is forced.
+// It yields nothing when every circuit is closed and nothing is forced. Of many
+// circuits it names the first 64, and counts the others.
 func (b *Breaker) Conditions() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		f := b.fam
@@ -143,11 +147,18 @@ func (b *Breaker) Conditions() iter.Seq2[string, string] {
 		if err != nil && !yield(f.cfg.Name, "the store fails, every process decides for itself: "+err.Error()) {
 			return
 		}
-		now := f.now()
+		now, n := f.now(), 0
 		for c := range b.circuits() {
-			if text := c.condition(now); text != "" && !yield(subject(f.cfg.Name, c.key), text) {
+			text := c.condition(now)
+			if text == "" {
+				continue
+			}
+			if n++; n <= maxConditions && !yield(subject(f.cfg.Name, c.key), text) {
 				return
 			}
+		}
+		if n > maxConditions {
+			yield(f.cfg.Name, fmt.Sprintf("and %d circuits more", n-maxConditions))
 		}
 	}
 }

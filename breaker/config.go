@@ -66,8 +66,8 @@ type Config struct {
 	OpenFor, MaxOpen time.Duration
 
 	// Jitter is the share, up to 1, by which each open time is shortened at
-	// random, so that a fleet does not probe in step. Default 0.2; negative is
-	// off.
+	// random, so that a fleet does not probe in step. What an upstream asks for
+	// is prolonged instead. Default 0.2; negative is off.
 	Jitter float64
 
 	// MaxRetryAfter bounds the Retry-After of an upstream's 429 or 503 that is

@@ -18,7 +18,7 @@ import (
 // singleflight and the loop are nested.
 func Do[T any](ctx context.Context, b *Breaker, fn func(context.Context) (T, error)) (T, error) {
 	var c call
-	if no := c.enter(b); no != nil {
+	if no := c.enter(b, 0); no != nil {
 		var zero T
 		return zero, no
 	}
@@ -32,7 +32,7 @@ func Do[T any](ctx context.Context, b *Breaker, fn func(context.Context) (T, err
 // refused. fallback isn't counted.
 func DoOr[T any](ctx context.Context, b *Breaker, fn func(context.Context) (T, error), fallback func(context.Context, *OpenError) (T, error)) (T, error) {
 	var c call
-	if no := c.enter(b); no != nil {
+	if no := c.enter(b, 0); no != nil {
 		return fallback(ctx, no)
 	}
 	defer c.abandon(ctx)
@@ -47,7 +47,7 @@ func DoOr[T any](ctx context.Context, b *Breaker, fn func(context.Context) (T, e
 // call's, and may be cancelled: see [Do].
 func (b *Breaker) Allow(ctx context.Context) (done func(error), err error) {
 	var c call
-	if no := c.enter(b); no != nil {
+	if no := c.enter(b, 0); no != nil {
 		return nil, no
 	}
 	a := &allowed{ctx: ctx, c: c}

@@ -87,7 +87,7 @@ func ExampleBreaker_Handler() {
 	}
 	// Output:
 	// 500  no database
-	// 503 5 stock is open after too many failures; try again in 5 s
+	// 503 5 stock is unavailable; try again in 5 s
 }
 
 // A keyed circuit: one tenant's failures don't stop another's calls.

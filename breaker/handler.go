@@ -2,7 +2,6 @@ package breaker
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -28,11 +27,13 @@ type handler struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f := h.b.fam
 	b := h.b
+	var now int64
 	if f.cfg.Key != nil && b == f.root {
-		b = f.find(f.cfg.Key(r), f.now())
+		now = f.now()
+		b = f.find(f.cfg.Key(r), now)
 	}
 	var c call
-	if no := c.enter(b); no != nil {
+	if no := c.enter(b, now); no != nil {
 		f.refuseHTTP(w, r, no)
 		return
 	}
@@ -51,10 +52,8 @@ func (f *family) refuseHTTP(w http.ResponseWriter, r *http.Request, e *OpenError
 		f.cfg.Fallback.ServeHTTP(w, r)
 		return
 	}
-	detail := fmt.Sprintf("%s is %s after too many failures; try again in %s s", e.Name, e.State, wait)
-	if e.Until.IsZero() && e.State == Open || strings.HasPrefix(e.Why, "forced") {
-		detail = fmt.Sprintf("%s is switched off; try again in %s s", e.Name, wait)
-	}
+	// Neither why nor which key: those are for the operators, not for strangers.
+	detail := e.Name + " is unavailable; try again in " + wait + " s"
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Del("Content-Length")
 	var body []byte

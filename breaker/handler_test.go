@@ -118,7 +118,7 @@ func TestHandlerRefusesAsTheClientLikesIt(t *testing.T) {
 		require.Equal(t, "91", plain.Header().Get("Retry-After"), "rounded up")
 		require.Equal(t, "text/plain; charset=utf-8", plain.Header().Get("Content-Type"))
 		require.Equal(t, "nosniff", plain.Header().Get("X-Content-Type-Options"))
-		require.Equal(t, "stock is switched off; try again in 91 s\n", plain.Body.String())
+		require.Equal(t, "stock is unavailable; try again in 91 s\n", plain.Body.String())
 
 		for accept, json := range map[string]bool{
 			"application/json":                          true,
@@ -141,7 +141,7 @@ func TestHandlerRefusesAsTheClientLikesIt(t *testing.T) {
 		}
 		require.NoError(t, json.Unmarshal(serve(h, r).Body.Bytes(), &p))
 		require.Equal(t, 503, p.Status)
-		require.Equal(t, "stock is switched off; try again in 91 s", p.Detail)
+		require.Equal(t, "stock is unavailable; try again in 91 s", p.Detail)
 
 		head := serve(h, httptest.NewRequest(http.MethodHead, "/", nil))
 		require.Equal(t, 503, head.Code)

@@ -59,6 +59,7 @@ func TestAFloodOfFailingHostsIsBoundedToo(t *testing.T) {
 		_ = try(b.For(fmt.Sprintf("host-%d", i)), errDown)
 	}
 	require.LessOrEqual(t, b.Stats().Keys, 10)
+	require.Len(t, conditions(b), 10)
 	require.EqualValues(t, 1000, b.Stats().Opened)
 	require.Equal(t, breaker.Open, b.State())
 }
@@ -144,4 +145,26 @@ func TestCollectEmitsEverySeriesFromTheStart(t *testing.T) {
 	require.Equal(t, 1.0, v["spillway_breaker_requests_total outcome=rejected"])
 	require.Equal(t, 1.0, v["spillway_breaker_transitions_total from=closed to=open"])
 	require.Greater(t, v["spillway_breaker_open_until_timestamp_seconds"], float64(time.Now().Unix()))
+}
+
+func TestConditionsNamesTheFirst64(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{Name: "mail"})
+	for i := range 100 {
+		b.For(fmt.Sprint(i)).ForceOpen(0, "")
+	}
+	lines := conditions(b)
+	require.Len(t, lines, 65)
+	require.Equal(t, "mail: and 36 circuits more", lines[64])
+	for range b.Conditions() {
+		break // an early end is fine
+	}
+}
+
+func TestStatsSaysWhichKeyIsWorst(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{ConsecutiveFailures: 1})
+	_ = try(b.For("http://a"), errDown)
+	require.Equal(t, "http://a: a call failed", b.Stats().Why)
+	require.Equal(t, "a call failed", b.For("http://a").Stats().Why)
+	require.Equal(t, "http://a", b.Stats().LastFailure.Key)
+	require.ErrorIs(t, b.Stats().LastFailure.Err, errDown)
 }

@@ -5,7 +5,7 @@ import "time"
 // Stats is what a [Breaker] has seen since it was made, and how it stands.
 type Stats struct {
 	State State
-	Why   string    // why it isn't closed; "" if it is
+	Why   string    // why it isn't closed, after the key if it is a key's; "" if it is closed
 	Until time.Time // when the next probe may go out; zero unless open
 
 	// Calls that ended, and calls that were refused. Of the Breaker that New
@@ -66,6 +66,9 @@ func (b *Breaker) Stats() Stats {
 				s.Why, s.Until = e.Why, e.Until
 			case shown != Closed:
 				s.Why = shown.String()
+			}
+			if c != b && s.Why != "" {
+				s.Why = c.key + ": " + s.Why
 			}
 		}
 		if c == f.root && force != nil { // it speaks for every key

@@ -31,15 +31,16 @@ type transport struct {
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	f := t.b.fam
 	b := t.b
+	now := f.now()
 	switch {
 	case b != f.root: // a circuit that the caller has chosen
 	case f.cfg.Key != nil:
-		b = f.find(f.cfg.Key(r), f.now())
+		b = f.find(f.cfg.Key(r), now)
 	case r.URL != nil:
-		b = f.lookup(keyOf(r.URL), f.now())
+		b = f.lookup(keyOf(r.URL), now)
 	}
 	var c call
-	if no := c.enter(b); no != nil {
+	if no := c.enter(b, now); no != nil {
 		if r.Body != nil {
 			_ = r.Body.Close()
 		}
