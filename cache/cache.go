@@ -129,6 +129,15 @@ type Config struct {
 	// negative no limit.
 	FillTimeout time.Duration
 
+	// Store is a second tier, which processes share. It is read when memory
+	// has nothing, and written in the background. Nil means none. Every call
+	// ends after StoreTimeout (zero means 50 ms); a store that fails is left
+	// alone for seconds at a time. StorePrefix begins all keys in it; default
+	// "spillway:cache:" and Name.
+	Store        Store
+	StoreTimeout time.Duration
+	StorePrefix  string
+
 	// OnResult is called after each request with how it was answered, on the
 	// goroutine that answers. It must not keep the request.
 	OnResult func(*http.Request, Result)
@@ -161,6 +170,7 @@ type Cache struct {
 	policy *policy
 	budget atomic.Int64 // bytes that bodies on their way may still take
 	shards [shardCount]*shard
+	tier   *tier // nil without a Store
 
 	evicted    atomic.Uint64
 	panics     atomic.Uint64
@@ -215,6 +225,13 @@ func New(cfg Config) (*Cache, error) {
 	if c.cfg.Name == "" {
 		c.cfg.Name = "default"
 	}
+	if cfg.Store != nil {
+		prefix := cfg.StorePrefix
+		if prefix == "" {
+			prefix = "spillway:cache:" + c.cfg.Name + ":"
+		}
+		c.tier = &tier{c: c, store: cfg.Store, timeout: orDefault(cfg.StoreTimeout, 50*time.Millisecond), prefix: prefix}
+	}
 	c.budget.Store(max(cfg.MaxBytes/4, 2*c.maxBody))
 	for i := range c.shards {
 		c.shards[i] = newShard()
@@ -253,7 +270,7 @@ func (cfg *Config) validate() error {
 	for _, d := range []struct {
 		field string
 		d     time.Duration
-	}{{"TTL", cfg.TTL}, {"StaleIfError", cfg.StaleIfError}, {"StaleWhileRevalidate", cfg.StaleWhileRevalidate}} {
+	}{{"TTL", cfg.TTL}, {"StaleIfError", cfg.StaleIfError}, {"StaleWhileRevalidate", cfg.StaleWhileRevalidate}, {"StoreTimeout", cfg.StoreTimeout}} {
 		if d.d < 0 {
 			bad(d.field, "is %v, must not be negative", d.d)
 		}

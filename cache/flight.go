@@ -316,6 +316,9 @@ func (f *flight) end(err error, trailer []field) {
 	f.shard.mu.Unlock()
 	if kept != nil {
 		f.c.account(kept, removed)
+		if f.c.tier != nil {
+			f.c.tier.set(kept, f.header)
+		}
 	}
 	if e != nil {
 		e.live.release()

@@ -174,6 +174,15 @@ func (h *handler) lead(w http.ResponseWriter, r *http.Request, l *lookup, f *fli
 		}
 		f.cancel(nil)
 	}()
+	if e := f.fromTier(r.Context(), l); e != nil {
+		returned = true
+		if rep, ok := l.replyFor(e, c.wall(c.now())); ok {
+			rep.write(w, e.stampAt(c.now(), c.statusName))
+			c.done(r, f.hash, Hit, reasonNone)
+			return true
+		}
+		return false
+	}
 	h.next.ServeHTTP(rec, f.request(r, l))
 	returned = true
 	rec.finish()
@@ -310,13 +319,7 @@ func (c *Cache) refresh(r *http.Request, l *lookup, key string, e *entry, fill f
 	if !e.refreshing.CompareAndSwap(false, true) {
 		return
 	}
-	c.closing.Lock()
-	closed := c.closed
-	if !closed {
-		c.background.Add(1)
-	}
-	c.closing.Unlock()
-	if closed {
+	if !c.start() {
 		return
 	}
 	f := c.newFlight(r.Context(), r, l, key, e.hash, e.rules.shared, e, true)

@@ -209,6 +209,17 @@ func appendPiece(b []byte, s string) []byte {
 
 func (m *keyMaker) hash(key []byte) uint64 { return maphash.Bytes(m.seed, key) }
 
+// url returns u as it is in keys.
+func (m *keyMaker) url(u *url.URL) string {
+	b := append(make([]byte, 0, keyRoom), u.Scheme...)
+	b = append(b, "://"...)
+	b = appendHost(b, u.Host, u.Scheme)
+	return string(m.appendTarget(b, u))
+}
+
+// indexExtra returns where the extra part of a key begins, or -1.
+func indexExtra(key string) int { return strings.IndexByte(key, 0) }
+
 // keyURL returns the URL that a key was made from.
 func keyURL(key string) string {
 	u, _, _ := strings.Cut(key[1:], "\x00")

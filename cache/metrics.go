@@ -85,6 +85,11 @@ func (c *Cache) Changes() iter.Seq2[time.Time, string] {
 // yields nothing when all is well.
 func (c *Cache) Conditions() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
+		if c.tier != nil && c.tier.failed.Load() >= breakAfter {
+			if !yield(c.cfg.Name, "the store fails and is left alone; memory answers alone") {
+				return
+			}
+		}
 		if at := c.failedOver.Load(); at != 0 {
 			if ago := c.now() - time.Duration(at); ago < failedOverFor {
 				yield(c.cfg.Name, "answers with stale responses because the handler fails; last "+

@@ -239,12 +239,16 @@ func sameValue(h http.Header, name string, e *entry) bool {
 func (c *Cache) invalidate(r *http.Request, realm byte, h http.Header) {
 	scheme, host := requestOrigin(r, realm)
 	target := &url.URL{Scheme: scheme, Host: host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
-	c.purgeURL(target, realm, false)
+	purge := func(u *url.URL) {
+		c.purgeURL(u, realm, false)
+		c.mark(r.Context(), "url", c.keys.url(u))
+	}
+	purge(target)
 	for _, name := range []string{"Location", "Content-Location"} {
 		for _, v := range h[name] {
 			u, err := target.Parse(v)
 			if err == nil && u.Scheme == target.Scheme && strings.EqualFold(hostOf(u.Host, u.Scheme), hostOf(target.Host, scheme)) {
-				c.purgeURL(u, realm, false)
+				purge(u)
 			}
 		}
 	}

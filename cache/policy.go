@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"math/bits"
 	"sync"
 	"sync/atomic"
 )
@@ -21,11 +22,22 @@ type policy struct {
 
 	// mu protects what follows, and the links, seg and cost of every entry.
 	// It is never held together with a shard's.
-	mu                           sync.Mutex
-	window, probation, protected queue
-	freq                         sketch
-	count                        int
-	total                        int64
+	mu      sync.Mutex
+	window  queue
+	classes [classCount]class
+	freq    sketch
+	count   int
+	total   int64
+}
+
+// A class holds the entries of about the same cost that have left the window:
+// those asked for once on probation, those asked for again protected.
+type class struct{ probation, protected queue }
+
+const classCount = 48
+
+func (p *policy) class(e *entry) *class {
+	return &p.classes[min(bits.Len64(uint64(e.cost)), classCount-1)]
 }
 
 // A segment says which queue an entry is in.
@@ -44,8 +56,8 @@ const (
 	protectedPercent = 80
 
 	// victimSample is how many of the entries that are next to go are
-	// compared; the one with the fewest requests per byte goes.
-	victimSample = 24
+	// compared in each class; the one with the fewest requests per byte goes.
+	victimSample = 4
 )
 
 type ring struct {
@@ -94,16 +106,17 @@ func (p *policy) touchLocked(e *entry) {
 	case segWindow:
 		p.window.toFront(e)
 	case segProtected:
-		p.protected.toFront(e)
+		p.class(e).protected.toFront(e)
 	case segProbation:
-		p.probation.remove(e)
+		c := p.class(e)
+		c.probation.remove(e)
 		e.seg = segProtected
-		p.protected.pushFront(e)
-		for p.protected.bytes > p.max/100*protectedPercent {
-			old := p.protected.tail
-			p.protected.remove(old)
+		c.protected.pushFront(e)
+		for c.protected.bytes > (c.protected.bytes+c.probation.bytes)/100*protectedPercent {
+			old := c.protected.tail
+			c.protected.remove(old)
 			old.seg = segProbation
-			p.probation.pushFront(old)
+			c.probation.pushFront(old)
 		}
 	}
 }
@@ -158,25 +171,25 @@ func (p *policy) evictLocked() *entry {
 func (p *policy) admitLocked(e *entry) {
 	p.window.remove(e)
 	e.seg = segProbation
-	p.probation.pushFront(e)
+	p.class(e).probation.pushFront(e)
 }
 
-func (p *policy) victimLocked() *entry {
-	from := p.probation.tail
-	if from == nil {
-		from = p.protected.tail
-	}
-	best := from
-	if best == nil {
-		return nil
-	}
-	worth := p.worth(best)
-	for e, i := from.prev, 1; e != nil && i < victimSample; e, i = e.prev, i+1 {
-		if w := p.worth(e); w < worth {
-			best, worth = e, w
+// victimLocked returns the entry outside the window that is worth least, as
+// far as the ends of the queues show it.
+func (p *policy) victimLocked() (victim *entry) {
+	least := 0.0
+	for i := range p.classes {
+		e := p.classes[i].probation.tail
+		if e == nil {
+			e = p.classes[i].protected.tail
+		}
+		for n := 0; e != nil && n < victimSample; e, n = e.prev, n+1 {
+			if w := p.worth(e); victim == nil || w < least {
+				victim, least = e, w
+			}
 		}
 	}
-	return best
+	return victim
 }
 
 // worth is how many requests a byte of e has saved lately.
@@ -199,9 +212,9 @@ func (p *policy) dropLocked(e *entry) {
 	case segWindow:
 		p.window.remove(e)
 	case segProbation:
-		p.probation.remove(e)
+		p.class(e).probation.remove(e)
 	case segProtected:
-		p.protected.remove(e)
+		p.class(e).protected.remove(e)
 	}
 	e.seg = segDead
 	p.total -= e.cost
@@ -266,26 +279,26 @@ const sketchRows = 4
 
 // resize makes room for n entries, a power of two, and forgets all counts.
 func (s *sketch) resize(n int) {
-	s.words = make([]uint64, n/4) // four counters per entry
+	s.words = make([]uint64, 2*n) // sixteen counters per entry
 	s.mask = uint64(len(s.words) - 1)
 	s.adds = 0
 }
 
-func (s *sketch) capacity() int { return len(s.words) * 4 }
+func (s *sketch) capacity() int { return len(s.words) / 2 }
 
 // at returns the word and the shift of a hash's counter in a row.
 func (s *sketch) at(h uint64, row int) (word uint64, shift uint) {
 	h += uint64(row) * 0x9e3779b97f4a7c15
 	h = (h ^ h>>32) * 0xd6e8feb86659fd93
 	h ^= h >> 32
-	return h & s.mask, uint(h>>56&3|uint64(row)<<2) * 4
+	return h & s.mask, uint(h>>56&1|uint64(row)<<1) * 8
 }
 
 func (s *sketch) add(h uint64) {
 	added := false
 	for row := range sketchRows {
 		w, shift := s.at(h, row)
-		if s.words[w]>>shift&15 < 15 {
+		if s.words[w]>>shift&255 < 255 {
 			s.words[w] += 1 << shift
 			added = true
 		}
@@ -298,17 +311,17 @@ func (s *sketch) add(h uint64) {
 }
 
 func (s *sketch) count(h uint64) uint64 {
-	least := uint64(15)
+	least := uint64(255)
 	for row := range sketchRows {
 		w, shift := s.at(h, row)
-		least = min(least, s.words[w]>>shift&15)
+		least = min(least, s.words[w]>>shift&255)
 	}
 	return least
 }
 
 func (s *sketch) age() {
 	for i, w := range s.words {
-		s.words[i] = w >> 1 & 0x7777777777777777
+		s.words[i] = w >> 1 & 0x7f7f7f7f7f7f7f7f
 	}
 	s.adds /= 2
 }

@@ -50,8 +50,9 @@ func (t Target) String() string {
 
 // Purge removes the stored responses that each of targets names. What is being
 // fetched while Purge runs is not stored: once Purge has returned, no request
-// gets what it has named. Config.Store is told as well, as long as ctx allows;
-// an error says that it may still hold what was purged.
+// gets what it has named. Config.Store is told as well, where Prefix counts as
+// All; an error says that it may still hold what was purged. The memory of
+// other processes is not reached: purge there too.
 func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 	var errs []error
 	for _, t := range targets {
@@ -63,19 +64,23 @@ func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 				errs = append(errs, fmt.Errorf("cache: Purge: URL %q is not absolute", t.value))
 				continue
 			}
-			for _, realm := range []byte{realmHandler, realmPrivate, realmShared} {
-				for _, scheme := range []string{"http", "https"} {
-					u := *u
-					u.Scheme = scheme
+			for _, scheme := range []string{"http", "https"} {
+				u := *u
+				u.Scheme = scheme
+				for _, realm := range []byte{realmHandler, realmPrivate, realmShared} {
 					n += c.purgeURL(&u, realm, t.soft)
 				}
+				errs = append(errs, c.mark(ctx, "url", c.keys.url(&u)))
 			}
 		case 'p':
 			n = c.purgeAll(func(key string) bool { return strings.HasPrefix(key[1:], t.value) }, t.soft)
+			errs = append(errs, c.mark(ctx, "all")) // a store can't tell what begins with what
 		case 't':
 			n = c.purgeTag(t.value, t.soft)
+			errs = append(errs, c.mark(ctx, "tag", t.value))
 		case 'a':
 			n = c.purgeAll(func(string) bool { return true }, t.soft)
+			errs = append(errs, c.mark(ctx, "all"))
 		default:
 			errs = append(errs, errors.New("cache: Purge: empty Target"))
 			continue
@@ -85,12 +90,20 @@ func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 	return errors.Join(errs...)
 }
 
+// mark tells the processes that share the store of a purge.
+func (c *Cache) mark(ctx context.Context, parts ...string) error {
+	if c.tier == nil {
+		return nil
+	}
+	if err := c.tier.mark(ctx, parts...); err != nil {
+		return fmt.Errorf("cache: Purge: the store may keep it: %w", err)
+	}
+	return nil
+}
+
 // purgeURL removes the entries of a URL.
 func (c *Cache) purgeURL(u *url.URL, realm byte, soft bool) int {
-	b := append([]byte{realm}, u.Scheme...)
-	b = append(b, "://"...)
-	b = appendHost(b, u.Host, u.Scheme)
-	key := string(c.keys.appendTarget(b, u))
+	key := string(realm) + c.keys.url(u)
 	n := c.purgeKey(key, soft)
 	if c.keys.extras.Load() {
 		// Some keys have more to them than the URL; nothing lists them by it.

@@ -225,6 +225,15 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 		thrown any
 	}
 	first := make(chan begun, 1)
+	if e := f.fromTier(r.Context(), l); e != nil {
+		f.cancel(nil)
+		rep, ok := l.replyFor(e, c.wall(c.now()))
+		if !ok {
+			return nil, nil
+		}
+		c.done(r, f.hash, Hit, reasonNone)
+		return rep.response(r, e.stampAt(c.now(), c.statusName)), nil
+	}
 	stop := f.watch(r.Context())
 	out := f.request(r, l)
 	go func() {

@@ -26,6 +26,9 @@ func (f *flight) freshen(h, outer http.Header, now time.Duration) *entry {
 	switch {
 	case store:
 		f.c.account(e, removed)
+		if f.c.tier != nil {
+			f.c.tier.set(e, f.header)
+		}
 	case !storable:
 		f.c.discard(old)
 	}
