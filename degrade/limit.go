@@ -72,6 +72,7 @@ type control struct {
 	trial    trial
 	home     float64 // where a series of trials of fewer slots began; 0 none
 	nextDown int64
+	below    int64 // when fewer slots last did less
 	nextUp   int64
 	backoff  float64 // between trials of fewer slots that turn out wrong
 }
@@ -80,6 +81,13 @@ type control struct {
 type tempo struct{ n, t float64 }
 
 func (t tempo) rate() float64 { return t.n / t.t }
+
+// fade lets t count for at most n.
+func (t *tempo) fade(n float64) {
+	if f := n / t.n; f < 1 {
+		t.n, t.t = n, t.t*f
+	}
+}
 
 // trial is a limit that is tried.
 type trial struct {
@@ -180,6 +188,10 @@ func (c *control) decide(now int64, settle float64) int {
 	switch {
 	case c.pool.n < 16:
 		return 0
+	case ratio*(1+sure*sigma) < growBelow && c.checked && !c.guessed:
+		// No trial: with a baseline from requests at ease the limit can't run away.
+		c.pool = tempo{}
+		return c.set(now, settle, min(max(c.limit/ratio*headroom, c.limit+1), max(2*c.limit, c.home)))
 	case ratio*(1+sure*sigma) < growBelow:
 		return c.try(now, settle, max(headroom, min(c.home/c.limit, 4)))
 	case !c.checked && c.pool.n >= 60 && now > c.nextDown:
@@ -197,18 +209,14 @@ func (c *control) decide(now int64, settle float64) int {
 func (c *control) gather() {
 	if c.pool.n >= 30 && c.seen.n >= 16 {
 		x := c.seen.rate()
-		if math.Abs(x-c.pool.rate()) > 4*x*math.Sqrt(c.cv2*(1/c.seen.n+1/c.pool.n)) {
+		if math.Abs(x-c.pool.rate()) > 3.5*x*math.Sqrt(c.cv2*(1/c.seen.n+1/c.pool.n)) {
 			c.pool, c.pooled = tempo{}, tempo{c.seen.n / 2, c.seen.t / 2}
 		}
 	}
 	c.pool.n += c.seen.n - c.pooled.n
 	c.pool.t += c.seen.t - c.pooled.t
-	if f := poolMemory / c.pool.n; f < 1 {
-		c.pool = tempo{c.pool.n * f, c.pool.t * f}
-	}
-	if c.seen.n > 2*poolMemory {
-		c.seen = tempo{c.seen.n / 2, c.seen.t / 2}
-	}
+	c.pool.fade(poolMemory)
+	c.seen.fade(2 * poolMemory)
 	c.pooled = c.seen
 }
 
@@ -299,21 +307,24 @@ func (c *control) judge(now int64, settle float64) int {
 		c.home = 0
 		c.pool, c.pooled = tempo{}, tempo{}
 		return c.set(now, settle, min(t.limit*gain*headroom, c.limit))
-	case t.dir > 0: // no more done: back
+	case t.dir > 0: // no more done: back, or as far as it was of use
 		c.home = 0
 		c.proven = true
 		c.nextUp = now + max(20*(now-t.began), 5e9)
-		if c.guessed && was < c.base { // the baseline had promised a gain
-			c.base, c.baseN, c.checked, c.guessed = was/headroom, min(c.baseN, 50), false, false
+		if was = t.limit / x; c.guessed && was < c.base { // the baseline had promised a gain
+			c.base, c.baseN, c.guessed = was/1.1, min(c.baseN, 50), false
+			c.checked = now < c.below+30e9
 		}
-		return c.set(now, settle, t.limit)
+		return c.set(now, settle, max(t.limit, min(t.limit*gain, c.limit)))
 	case below: // less done: the backend itself is slower
 		c.rebase(now, c.limit/x, n)
 		c.backoff = min(c.backoff*2, 60e9)
+		c.below = now
 		c.nextDown = now + int64(c.backoff)
 		return c.set(now, settle, min(t.limit, c.limit/gain*headroom))
 	default: // as much done
 		c.home = max(c.home, t.limit)
+		c.pool.fade(150)
 		c.backoff = 1e9
 		c.proven = false
 		c.nextUp = max(c.nextUp, now+1e9)

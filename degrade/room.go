@@ -1,20 +1,23 @@
 package degrade
 
+import "math"
+
 // How long may be waited, in units of what a request takes. There is a bound for
 // a burst, and a tighter one the more has to be refused: then waiting longer
 // serves nobody, it only makes all wait. That is CoDel's distinction (RFC 8289,
 // section 3) between a queue that works off a burst and one that stands,
 // without CoDel's waiting for an interval before it is drawn.
 const (
-	burstWait   = 3.0 // while nothing is refused
-	tightWait   = 0.5 // when nearly everything is
-	slackWait   = 0.1 // in between: tightWait + slackWait / share refused
-	minQueue    = 2   // so many may wait whatever is predicted, so that no slot stays free
-	newestAbove = 0.1 // share refused above which the newest is served first: who has
+	burstWait   = 3.5  // while nothing is refused
+	tightWait   = 0.3  // when nearly everything is
+	slackWait   = 0.17 // in between: tightWait + slackWait / share refused
+	minQueue    = 2    // so many may wait whatever is predicted, so that no slot stays free
+	newestAbove = 0.1  // share refused above which the newest is served first: who has
 	// waited longest is most likely to give up
 	leaveTime   = 3.0  // time to leave for running before the client's patience ends
 	goneAbove   = 0.01 // share of clients that must hang up before their patience counts
 	shareWeight = 1.0 / 64
+	easyTau     = 1e8
 )
 
 // room decides whether w may wait. The bound is on the time until its turn,
@@ -51,10 +54,10 @@ func (c *core) room(now int64, w *waiter) verdict {
 	if c.maxWait > 0 {
 		bound = min(bound, float64(c.maxWait))
 	}
-	if c.ctl.starting {
+	if c.ctl.starting && c.ctl.baseN < 50 {
 		bound *= 3 // the limit is on its way up
 	}
-	last := 1.5 * bound
+	last := bound
 	if p := c.load.patience; p > 0 && c.load.gone.value(now)*gap > goneAbove {
 		// Clients give up after about p: who would wait too long to be served by
 		// then only takes the place of others.
@@ -99,7 +102,9 @@ func (c *core) shed(now int64, cl *class) float64 {
 	if out <= 1e-12 {
 		return 0
 	}
-	return out / (out + cl.in.value(now) + c.load.easy.value(now))
+	// The longer no slot has been free, the less that counts.
+	easy := c.load.easy.value(now) * math.Exp(-float64(now-c.load.easy.at)/easyTau)
+	return out / (out + cl.in.value(now) + easy)
 }
 
 // drop takes w out of the queue without a slot.

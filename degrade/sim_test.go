@@ -2,13 +2,9 @@ package degrade
 
 import (
 	"container/heap"
-	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 	"sort"
-	"strings"
-	"testing"
 )
 
 // The simulation: a backend of K first-come-first-served workers behind the
@@ -94,7 +90,6 @@ type sim struct {
 	core     *core
 	r        regime
 	aware    bool
-	known    bool // the deadline is known at the door
 	patience int64
 	rng      *rand.Rand
 	h        events
@@ -105,7 +100,6 @@ type sim struct {
 	begin    []int64
 	cur      int
 	now      int64
-	trace    bool
 }
 
 func (s *sim) run() {
@@ -162,9 +156,6 @@ func (s *sim) arrive() {
 		return
 	}
 	q.w = waiter{prio: q.prio}
-	if s.known {
-		q.w.deadline = s.now + s.patience
-	}
 	q.w.signal = func() {
 		if q.w.verdict == granted {
 			q.n = int(s.core.word.Load() & takenMask)
@@ -189,12 +180,7 @@ func (s *sim) refuse(q *simRequest) {
 		return
 	}
 	q.settled = true
-	t := s.tallies[q.measure]
-	t.refused++
-	t.refusedWait += float64(s.now - q.arrived)
-	if q.prio == Critical {
-		t.critRefused++
-	}
+	s.tallies[q.measure].refused++
 }
 
 func (s *sim) begun(q *simRequest) {
@@ -275,82 +261,4 @@ func simulate(r regime, fixed int, aware bool, seed uint64, phases ...phase) []*
 	s := &sim{core: newCore(fixed), r: r, aware: aware, patience: 1e9, rng: rand.New(rand.NewPCG(seed, 1)), phases: phases}
 	s.run()
 	return s.tallies
-}
-
-var regimes = []regime{
-	{"10x10ms exp", 10, 10e6, 0},
-	{"10x10ms logn", 10, 10e6, 1},
-	{"64x100ms exp", 64, 100e6, 0},
-	{"64x100ms logn", 64, 100e6, 1},
-	{"4x250ms exp", 4, 250e6, 0},
-	{"4x250ms logn", 4, 250e6, 1},
-}
-
-// cell is one cell of the table, over several seeds.
-type cell struct{ good, crit, critC, p99, false_, late float64 }
-
-func measure(r regime, fixed int, aware bool, load float64, seed uint64) (c cell, ts []*tally) {
-	seconds := max(10, 1600/r.capacity())
-	ts = simulate(r, fixed, aware, seed, phase{20, 0.5, 0}, phase{seconds, load, 0})
-	a := ts[1]
-	capa := r.capacity() * seconds
-	c.good = 100 * float64(a.good) / min(float64(a.offered), capa)
-	c.crit = 100 * float64(a.critGood) / float64(a.critOffered)
-	c.critC = 100 * float64(a.critGood) / capa
-	c.p99 = a.quantile(.99)
-	c.false_ = float64(ts[0].refused)
-	c.late = 100 * float64(a.late) / float64(a.offered)
-	return
-}
-
-func TestTable(t *testing.T) {
-	if os.Getenv("TABLE") == "" {
-		t.Skip()
-	}
-	fixed, seeds := 0, 5
-	fmt.Sscan(os.Getenv("FIXED"), &fixed)
-	fmt.Sscan(os.Getenv("SEEDS"), &seeds)
-	for _, r := range regimes {
-		if f := os.Getenv("REG"); f != "" && !strings.Contains(r.name, f) {
-			continue
-		}
-		for _, aware := range []bool{false, true} {
-			if aware && os.Getenv("AWARE") == "" {
-				continue
-			}
-			fmt.Printf("%-14s aware=%v\n", r.name, aware)
-			for _, load := range []float64{0.7, 0.8, 1, 2, 4, 5, 10} {
-				if f := os.Getenv("LOAD"); f != "" && f != fmt.Sprint(load) {
-					continue
-				}
-				var good, crit, critC, p99, warm, late, lim []float64
-				refused := 0
-				for seed := 1; seed <= seeds; seed++ {
-					if f := os.Getenv("SEED"); f != "" && f != fmt.Sprint(seed) {
-						continue
-					}
-					c, ts := measure(r, fixed, aware, load, uint64(seed))
-					good, crit, critC, p99, warm, late = append(good, c.good), append(crit, c.crit), append(critC, c.critC), append(p99, c.p99), append(warm, c.false_), append(late, c.late)
-					lim = append(lim, ts[1].limits...)
-					refused += ts[1].refused
-				}
-				if os.Getenv("SHORT") != "" {
-					fmt.Printf("  %4.1fx good %s C %s p99 %s lim %s |", load, span(good), span(critC), span(p99), span(lim))
-					continue
-				}
-				fmt.Printf("  %4.1fx good %s crit %s C %s p99 %s warm %s ref %d lim %s\n", load, span(good), span(crit), span(critC), span(p99), span(warm), refused/seeds, span(lim))
-			}
-		}
-	}
-}
-
-func span(v []float64) string {
-	if len(v) == 0 {
-		return ""
-	}
-	a, b, sum := v[0], v[0], 0.0
-	for _, x := range v {
-		a, b, sum = min(a, x), max(b, x), sum+x
-	}
-	return fmt.Sprintf("%.1f/%.1f/%.1f", a, sum/float64(len(v)), b)
 }

@@ -1,0 +1,6 @@
+//go:build race
+
+package degrade
+
+// raceEnabled shortens the simulations, which have one goroutine each.
+const raceEnabled = true
