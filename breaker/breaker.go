@@ -119,8 +119,9 @@ type family struct {
 // of what time.Now costs.
 func (f *family) now() int64 { return int64(time.Since(f.base)) }
 
-// at returns the wall-clock time of a reading of the family's clock.
-func (f *family) at(t int64) time.Time { return f.base.Add(time.Duration(t)) }
+// at returns the wall-clock time of a reading of the family's clock. It goes by
+// the wall clock of today: since the clock's zero that may have been set.
+func (f *family) at(t int64) time.Time { return time.Now().Add(time.Duration(t - f.now())) }
 
 // New returns a closed Breaker, or an error that names every field of cfg that
 // is not valid.

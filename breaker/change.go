@@ -31,8 +31,8 @@ type events struct {
 	pending    []Change
 	delivering bool
 
-	panics  atomic.Uint64
-	dropped atomic.Uint64
+	panics atomic.Uint64
+	missed atomic.Uint64
 }
 
 // maxPending bounds the changes that wait for a hook that doesn't return.
@@ -70,7 +70,7 @@ func (b *Breaker) showLocked(now int64, why string) {
 	case len(e.pending) < maxPending:
 		e.pending = append(e.pending, c)
 	default:
-		e.dropped.Add(1)
+		e.missed.Add(1)
 	}
 	e.mu.Unlock()
 }

@@ -119,8 +119,8 @@ func (f *family) lookup(k hostKey, now int64) *Breaker {
 	return &c.Breaker
 }
 
-// idleAfter is how long a circuit that isn't used is kept. By then its window is
-// empty, so that a new one would decide the same.
+// idleAfter is how long a circuit is kept that isn't used, nor open nor forced.
+// By then its window is empty, so that a new one would decide the same.
 func (f *family) idleAfter() int64 { return int64(max(10*time.Minute, 2*f.cfg.Window)) }
 
 // forgetIdleLocked drops at most n circuits that have been idle. s.mu is held.
@@ -130,7 +130,7 @@ func (f *family) forgetIdleLocked(s *shard, now int64, n int) {
 		if !ok || now-c.used < f.idleAfter() {
 			return
 		}
-		if c.force.Load() != nil {
+		if c.force.Load() != nil || now-c.cur.Load().gate.Load() < f.idleAfter() {
 			c.used = now // look again later
 			s.lru.Get(k)
 			continue

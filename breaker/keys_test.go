@@ -66,21 +66,30 @@ func TestAFloodOfFailingHostsIsBoundedToo(t *testing.T) {
 
 func TestIdleCircuitsAreForgottenWithoutLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := breaker.MustNew(breaker.Config{ConsecutiveFailures: 1})
+		b := breaker.MustNew(steady(breaker.Config{ConsecutiveFailures: 1, MaxRetryAfter: time.Hour}))
 		times(b.For("a"), 3, nil)
-		_ = try(b.For("gone for good"), errDown)
+		_ = try(b.For("gone for good"), errDown) // nobody asks for it any more
+		_ = try(b.For("open for an hour"), quota{time.Hour})
 		b.For("forced").ForceOpen(0, "")
-		require.Len(t, conditions(b), 2)
 		time.Sleep(10*time.Minute - 1)
-		require.Equal(t, 3, b.Stats().Keys)
+		require.Equal(t, 4, b.Stats().Keys)
 		time.Sleep(time.Nanosecond)
+		require.Equal(t, 3, b.Stats().Keys)
+		time.Sleep(10 * time.Minute)
 		s := b.Stats()
-		require.Equal(t, 1, s.Keys)
+		require.Equal(t, 2, s.Keys)
 		require.EqualValues(t, 3, s.Succeeded)
-		require.EqualValues(t, 1, s.Failed)
+		require.EqualValues(t, 2, s.Failed)
 		require.Zero(t, s.Evicted)
-		require.Equal(t, []string{"default forced: forced open: "}, conditions(b), "nobody asks for the one that failed any more")
+		require.Len(t, conditions(b), 2)
+
+		time.Sleep(30 * time.Minute)
+		require.Equal(t, 2, b.Stats().Keys)
+		require.ErrorIs(t, try(b.For("open for an hour"), nil), breaker.ErrOpen)
 		b.For("forced").Release()
+		times(b.For("a"), 3, nil)
+		time.Sleep(time.Hour)
+		require.Empty(t, conditions(b))
 		require.Equal(t, breaker.Closed, b.State())
 	})
 }

@@ -228,7 +228,7 @@ func (m *model) edges(now time.Duration) (at []time.Duration) {
 }
 
 func TestTheBreakerIsItsModel(t *testing.T) {
-	seeds, steps := 400, 600
+	seeds, steps := 150, 600
 	if testing.Short() {
 		seeds = 40
 	}

@@ -118,7 +118,7 @@ func (b *Breaker) openLocked(now int64, why string, o opening) *period {
 	b.cur.Store(p)
 	b.count(opened)
 	b.showLocked(now, why)
-	if o.until == 0 {
+	if o.until == 0 && !f.dryRun.Load() {
 		f.announce(b.key, f.at(until), why)
 	}
 	return p

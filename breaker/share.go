@@ -40,6 +40,7 @@ const (
 type share struct {
 	by     string
 	wake   chan struct{}
+	runs   atomic.Bool // Run is running
 	errors atomic.Uint64
 
 	mu      sync.Mutex // guards what follows; taken after any Breaker.mu
@@ -73,13 +74,17 @@ func (f *family) announce(key string, until time.Time, why string) {
 // returns nil then. It announces what this process opens, and each SyncEvery it
 // learns what Quorum others have opened: such a circuit opens here until they
 // probe it, unless it is open already. What is forced is not shared, and no one
-// announces what it has learned.
+// announces what it has learned, nor what it would have opened in a dry run.
 //
 // Calls never wait for the store. While it fails, and without Run, every process
-// decides for itself; that the store fails is one of the Conditions. Run must
-// not be called twice at once.
+// decides for itself; that the store fails is one of the Conditions. Run
+// returns an error at once if it is running already.
 func (b *Breaker) Run(ctx context.Context) error {
 	f := b.fam
+	if !f.share.runs.CompareAndSwap(false, true) {
+		return errors.New("breaker: Run: it is running already")
+	}
+	defer f.share.runs.Store(false)
 	if f.cfg.Store == nil {
 		<-ctx.Done()
 		return nil

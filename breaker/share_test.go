@@ -174,6 +174,25 @@ func TestAStrangeStoreCannotFloodOrBlockForLong(t *testing.T) {
 	})
 }
 
+func TestADryRunAnnouncesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fleetStore{}
+		all := fleet(t, 1, s, breaker.Config{ConsecutiveFailures: 1, DryRun: true})
+		_ = try(all[0], errDown)
+		time.Sleep(time.Minute)
+		s.set(func() { require.Empty(t, s.list) })
+		require.EqualValues(t, 1, all[0].Stats().Opened)
+	})
+}
+
+func TestRunTwiceIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := fleet(t, 1, &fleetStore{}, breaker.Config{})
+		synctest.Wait()
+		require.EqualError(t, all[0].Run(t.Context()), "breaker: Run: it is running already")
+	})
+}
+
 func TestRunWithoutAStoreWaitsForItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)

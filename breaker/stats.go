@@ -23,7 +23,8 @@ type Stats struct {
 
 	Keys       int    // circuits held, without the Breaker's own
 	Evicted    uint64 // circuits forgotten for want of room
-	HookPanics uint64
+	HookPanics uint64 // panics in OnChange
+	HookMissed uint64 // changes that OnChange was never told, since it didn't return
 
 	// LastFailure is the last call that counted as a failure.
 	LastFailure LastFailure
@@ -84,7 +85,7 @@ func (b *Breaker) Stats() Stats {
 			sum[o] += f.retired[o].Load()
 		}
 		s.Evicted = f.evicted.Load()
-		s.HookPanics = f.events.panics.Load()
+		s.HookPanics, s.HookMissed = f.events.panics.Load(), f.events.missed.Load()
 	}
 	s.Succeeded, s.Slow, s.Failed, s.Ignored = sum[succeeded], sum[slow], sum[failed], sum[ignored]
 	s.Refused, s.Spared, s.Opened = sum[refused], sum[spared], sum[opened]
@@ -146,5 +147,6 @@ func (b *Breaker) Collect(emit func(name, help, kind string, value float64, labe
 	emit("spillway_breaker_open_until_timestamp_seconds", "When the next probe may go out, 0 if not open.", "gauge", until, "breaker", name)
 	emit("spillway_breaker_evictions_total", "Circuits forgotten for want of room.", "counter", float64(s.Evicted), "breaker", name)
 	emit("spillway_breaker_hook_panics_total", "Panics in OnChange.", "counter", float64(s.HookPanics), "breaker", name)
+	emit("spillway_breaker_hook_missed_total", "Changes that OnChange was never told, because it didn't return.", "counter", float64(s.HookMissed), "breaker", name)
 	emit("spillway_breaker_store_errors_total", "Calls of the Store that failed.", "counter", float64(f.share.errors.Load()), "breaker", name)
 }
