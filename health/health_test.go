@@ -3,8 +3,11 @@ package health_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -78,4 +81,71 @@ func TestReadinessFollowsTheChecks(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		require.Equal(t, 200, get(front, "/readyz").Code, "a failing check is run every second")
 	})
+}
+
+func TestEveryBadFieldOfACheckIsNamed(t *testing.T) {
+	for name, tc := range map[string]struct {
+		check health.Check
+		want  string
+	}{
+		"no probe":            {health.Check{}, `health: Config.Checks["it"].Probe is nil, must return whether the thing is there`},
+		"Every":               {health.Check{Every: -1}, `.Every is -1ns, must not be negative`},
+		"FailEvery":           {health.Check{FailEvery: -1}, `.FailEvery is -1ns, must not be negative`},
+		"Timeout":             {health.Check{Timeout: -1}, `.Timeout is -1ns, must not be negative`},
+		"MaxAge":              {health.Check{MaxAge: -1}, `.MaxAge is -1ns, must not be negative`},
+		"EscalateAfter":       {health.Check{EscalateAfter: -1}, `.EscalateAfter is -1ns, must not be negative`},
+		"Fall":                {health.Check{Fall: -1}, `.Fall is -1, must not be negative`},
+		"Rise":                {health.Check{Rise: -1}, `.Rise is -1, must not be negative`},
+		"Jitter":              {health.Check{Jitter: 1.5}, `.Jitter is 1.5, must be at most 1`},
+		"Jitter is no number": {health.Check{Jitter: math.NaN()}, `.Jitter is NaN, must be at most 1`},
+		"Groups":              {health.Check{Groups: 8}, `.Groups is 0x8, must be made of Live, Ready and Startup`},
+		"MaxAge too short":    {health.Check{Every: 10 * time.Second, MaxAge: 20 * time.Second}, `.MaxAge is 20s, must be at least 22s`},
+		"overflow":            {health.Check{Every: math.MaxInt64}, `is longer than a lifetime`},
+		"restarts the fleet":  {health.Check{Shared: true, EscalateAfter: time.Hour}, `.EscalateAfter is set with Shared, which would restart every replica at once`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name != "no probe" {
+				tc.check.Probe = pass
+			}
+			_, err := health.New(health.Config{Checks: map[string]health.Check{"it": tc.check}})
+			require.ErrorContains(t, err, tc.want)
+			require.ErrorContains(t, err, `health: Config.Checks["it"]`)
+			require.PanicsWithError(t, err.Error(), func() {
+				health.MustNew(health.Config{Checks: map[string]health.Check{"it": tc.check}})
+			})
+		})
+	}
+}
+
+func TestNamesOfChecks(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"db": true, "DB_1.primary-eu": true, strings.Repeat("x", 64): true,
+		"": false, "a b": false, "a/b": false, "ü": false, ".": false, "..": false,
+		"live": false, "ready": false, "startup": false, "phase": false, strings.Repeat("x", 65): false,
+	} {
+		_, err := health.New(health.Config{Checks: map[string]health.Check{name: {Probe: pass}}})
+		if ok {
+			require.NoError(t, err, name)
+		} else {
+			require.ErrorContains(t, err, "is not a name", name)
+		}
+	}
+}
+
+func TestTheConfigIsCopied(t *testing.T) {
+	checks := map[string]health.Check{"it": {Probe: pass, Affects: []string{"/a"}}}
+	affects := checks["it"].Affects
+	h := health.MustNew(health.Config{Checks: checks})
+	delete(checks, "it")
+	affects[0] = "/b"
+	require.Equal(t, []string{"/a"}, check(t, h, "it").Affects)
+	check(t, h, "it").Affects[0] = "/c"
+	require.Equal(t, []string{"/a"}, check(t, h, "it").Affects)
+}
+
+func TestWordsForEverything(t *testing.T) {
+	require.Equal(t, "unknown pass warn fail unknown", fmt.Sprint(health.Unknown, health.Pass, health.Warn, health.Fail, health.Status(9)))
+	require.Equal(t, "live ready startup live|ready ", fmt.Sprint(health.Live, health.Ready, health.Startup, health.Live|health.Ready, health.Group(0)))
+	require.Equal(t, "serving draining closing stopping stopped unknown", fmt.Sprint(health.Serving, health.Draining, health.Closing, health.Stopping, health.Stopped, health.Phase(9)))
+	require.Equal(t, health.Unknown, health.MustNew(health.Config{}).Status(health.Live|health.Ready), "one group at a time")
 }
