@@ -25,25 +25,36 @@ const degradedHeader = degrade.DegradedHeader
 // it knows the shop's capacity. The intervals are shorter than the defaults
 // because an act of the script lasts seconds, and an outage usually longer.
 func serveProtected(ctx context.Context, spec childSpec, ln net.Listener, announce func()) error {
-	// The backends: which one, and whether at all.
+	// The backends: which one, and whether at all. PerTry and Hedge are for a
+	// backend that hangs: its requests have a second in all.
 	var replicas []balancer.Backend
 	for i, u := range spec.Backends {
 		replicas = append(replicas, balancer.Backend{URL: u, ID: backendName(i)})
 	}
 	pool := balancer.MustNew(balancer.Config{
-		Name:      "catalogue",
-		Backends:  replicas,
-		Probe:     balancer.Probe{Path: "/readyz", Every: 250 * time.Millisecond, Failing: 100 * time.Millisecond, Timeout: 400 * time.Millisecond, Rise: 1, Fall: 2},
+		Name:     "catalogue",
+		Backends: replicas,
+		Probe: balancer.Probe{
+			Path: "/readyz", Every: 250 * time.Millisecond, Failing: 100 * time.Millisecond,
+			Timeout: 400 * time.Millisecond, Rise: 1, Fall: 2,
+		},
 		Eject:     balancer.Eject{Base: time.Second, Max: 4 * time.Second},
 		Retry:     balancer.Retry{PerTry: 800 * time.Millisecond, When: failedThere},
+		Hedge:     balancer.Hedge{Quantile: 0.99, After: 250 * time.Millisecond},
 		SlowStart: time.Second,
 	})
 	catalogue := breaker.MustNew(breaker.Config{Name: "catalogue", OpenFor: time.Second})
-	recommendations := breaker.MustNew(breaker.Config{Name: "recommendations", Window: 2 * time.Second, SlowCall: 150 * time.Millisecond, OpenFor: time.Second, MaxOpen: 4 * time.Second})
+	recommendations := breaker.MustNew(breaker.Config{
+		Name: "recommendations", Window: 2 * time.Second, SlowCall: 150 * time.Millisecond,
+		OpenFor: time.Second, MaxOpen: 4 * time.Second,
+	})
 
 	// The load: how much at once, and what is left out first.
 	shed := degrade.MustNew(degrade.Config{Name: "shop", Priority: priority, Tenant: tenant})
-	features := degrade.MustNewSwitch(degrade.SwitchConfig{Name: "shop", Pressure: []func() float64{shed.Pressure}, EnterAfter: 500 * time.Millisecond, LeaveAfter: 2 * time.Second})
+	features := degrade.MustNewSwitch(degrade.SwitchConfig{
+		Name: "shop", Pressure: []func() float64{shed.Pressure},
+		EnterAfter: 500 * time.Millisecond, LeaveAfter: 2 * time.Second,
+	})
 	recommend := features.Feature("recommendations", degrade.Optional)
 
 	// In front: who, and what need not be made again.
@@ -67,13 +78,14 @@ func serveProtected(ctx context.Context, spec childSpec, ln net.Listener, announ
 	h := health.MustNew(health.Config{Name: "shop", Checks: map[string]health.Check{
 		"catalogue": {Probe: available(pool), Every: 500 * time.Millisecond},
 	}})
+	nouns := []health.Source{h, tenants, pages, shed, features, catalogue, recommendations, pool}
 	mux := http.NewServeMux()
 	mux.Handle("/", chain)
-	mux.Handle("/metrics", health.Metrics(h, tenants, pages, shed, features, catalogue, recommendations, pool))
-	mux.Handle("/-/", health.Dashboard(h, tenants, pages, shed, features, catalogue, recommendations, pool))
-	mux.Handle("/changes", showChanges(map[string]changer{
-		"health": h, "ratelimit": tenants, "degrade": shed, "switch": features,
-		"breaker": catalogue, "breaker ": recommendations, "balancer": pool,
+	mux.Handle("/metrics", health.Metrics(nouns...))
+	mux.Handle("/-/", health.Dashboard(nouns...))
+	mux.Handle("/changes", changesOf([]part{
+		{"health", h}, {"ratelimit", tenants}, {"degrade", shed}, {"switch", features},
+		{"breaker", catalogue}, {"breaker", recommendations}, {"balancer", pool},
 	}))
 
 	go pool.Run(ctx)
@@ -119,21 +131,25 @@ func available(pool *balancer.Balancer) func(context.Context) error {
 	}
 }
 
-// A changer has things to say about what changed; all six nouns do.
-type changer interface {
-	Changes() iter.Seq2[time.Time, string]
+// A part can say what has changed in it, as all nouns of Spillway that have
+// states can.
+type part struct {
+	name string
+	noun interface {
+		Changes() iter.Seq2[time.Time, string]
+	}
 }
 
-// showChanges serves what changed in all parts, oldest first.
-func showChanges(parts map[string]changer) http.Handler {
+// changesOf serves what has changed in all parts, oldest first.
+func changesOf(parts []part) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		all := []change{}
-		for part, p := range parts {
-			for at, text := range p.Changes() {
-				all = append(all, change{at, part, text})
+		for _, p := range parts {
+			for at, text := range p.noun.Changes() {
+				all = append(all, change{at, p.name, text})
 			}
 		}
-		slices.SortFunc(all, func(a, b change) int { return a.At.Compare(b.At) })
+		slices.SortStableFunc(all, func(a, b change) int { return a.At.Compare(b.At) })
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(all)
 	})

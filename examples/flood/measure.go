@@ -119,8 +119,11 @@ type recorder struct {
 	mu   sync.Mutex
 	bins []tally
 	acts []tally
-	why  map[string]int // the errors
+	why  map[string]int // the errors, by their text
 }
+
+// maxTexts bounds the errors that are told apart: some texts hold a port.
+const maxTexts = 20
 
 func newRecorder(width time.Duration, spans []span) *recorder {
 	end := spans[len(spans)-1].to
@@ -150,7 +153,10 @@ func (r *recorder) answered(a arrival, o outcome) {
 	defer r.mu.Unlock()
 	r.bins[bin].answer(a, o)
 	r.acts[act].answer(a, o)
-	if o.result == failed && len(r.why) < 100 {
+	if o.result == failed {
+		if _, known := r.why[o.why]; !known && len(r.why) >= maxTexts {
+			o.why = "other"
+		}
 		r.why[o.why]++
 	}
 }

@@ -15,10 +15,9 @@ import (
 var pageSource string
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"few": few, "ms": millisOf, "thousands": thousands, "trim": trim,
-	"inc":  func(i int) int { return i + 1 },
-	"name": func(s string) string { return map[string]string{"bare": "bare", "spillway": "Spillway"}[s] },
-	"at":   func(s float64) string { return fmt.Sprintf("%.1f", s) },
+	"few": few, "ms": millisOf, "trim": trim,
+	"inc": func(i int) int { return i + 1 },
+	"at":  func(s float64) string { return fmt.Sprintf("%.1f", s) },
 }).Parse(pageSource))
 
 // A figure is one plot with its words, in the form for each width.
@@ -134,7 +133,10 @@ func (rep *report) goodput() figure {
 	}
 	offered := rep.series(0, perSecond(func(s summary) int { return s.Offered }))
 	var lines [][]point
-	f := figure{ID: "good", Title: "Answered well, per second", Key: []key{{"offered", "offered to each"}}}
+	f := figure{ID: "good", Title: "Answered well, per second", Key: []key{{"offered", "offered"}}}
+	if len(rep.Sides) > 1 {
+		f.Key[0].Text = "offered to each"
+	}
 	for i, s := range rep.Sides {
 		lines = append(lines, rep.series(i, perSecond(func(s summary) int { return s.Good })))
 		f.Key = append(f.Key, key{s.Name, title(s.Name)})
@@ -361,7 +363,7 @@ func (rep *report) timeline() figure {
 // lags shows how well the generator kept to its schedule.
 func (rep *report) lags() figure {
 	f := figure{ID: "lag", Title: "How late the load generator was, in milliseconds",
-		Says: fmt.Sprintf("The worst in each %s s. It is part of the latencies above, which count from when a request was due. The services run on this machine too, so a generator that is late means that they were short of processor time as well.", trim(rep.BinSeconds))}
+		Says: fmt.Sprintf("The worst in each %s s. It is part of the latencies above, which count from when a request was due. What runs on this machine too was short of processor time when the generator was.", trim(rep.BinSeconds))}
 	lag := rep.series(0, func(s summary) float64 { return s.Lag })
 	top := max(10, highest(lag))
 	step := nice(top / 3)

@@ -107,7 +107,7 @@ func (p *plot) steps(class string, points []point) {
 }
 
 // stack draws layers of areas, the first one at the bottom. All layers have
-// the same times. It returns nothing where the sum is not a number.
+// the same times.
 func (p *plot) stack(classes []string, layers [][]point) {
 	if len(layers) == 0 {
 		return

@@ -120,7 +120,7 @@ func (r *run) report(interrupted bool) *report {
 		} else {
 			for _, c := range changes {
 				if at := c.At.Sub(r.start); at >= 0 && at <= r.end {
-					rep.Events = append(rep.Events, event{at.Seconds(), strings.TrimSpace(c.Part), c.Text})
+					rep.Events = append(rep.Events, event{at.Seconds(), c.Part, c.Text})
 				}
 			}
 		}
@@ -136,7 +136,7 @@ func honest(g *generator) generatorReport {
 	ms := func(us int64) float64 { return float64(us) / 1000 }
 	gr := generatorReport{P50: ms(g.lag.ValueAtQuantile(50)), P99: ms(g.lag.ValueAtQuantile(99)), Max: ms(g.lag.Max())}
 	gr.Behind = gr.P99 > ms(behind.Microseconds())
-	gr.Says = fmt.Sprintf("The load generator sent half of the requests within %.1f ms of when they were due, 99 of 100 within %.1f ms, and the last one %.0f ms late; all latencies count from when a request was due.", gr.P50, gr.P99, gr.Max)
+	gr.Says = fmt.Sprintf("The load generator sent half of the requests within %.1f ms of when they were due, 99 of 100 within %.1f ms, and all within %.0f ms; every latency counts from when a request was due.", gr.P50, gr.P99, gr.Max)
 	if gr.Behind {
 		gr.Says += " It fell behind: this machine was too busy, and some of the latency is the generator's own."
 	}

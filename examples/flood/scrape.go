@@ -79,14 +79,16 @@ func (s *scraper) read(start time.Time) {
 	s.samples = append(s.samples, got)
 }
 
-// last returns the latest sample, if there is one.
-func (s *scraper) last() (sample, bool) {
+// at returns the last sample that was read by a time since the start.
+func (s *scraper) at(t time.Duration) *sample {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.samples) == 0 {
-		return sample{}, false
+	for i := len(s.samples) - 1; i >= 0; i-- {
+		if s.samples[i].At <= t.Seconds() {
+			return &s.samples[i]
+		}
 	}
-	return s.samples[len(s.samples)-1], true
+	return nil
 }
 
 // parseMetrics picks what is shown here out of the Prometheus text format.

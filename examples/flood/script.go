@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -27,9 +28,9 @@ type step struct {
 // script is the flood. What is broken in an act is mended before its end.
 func script() []act {
 	return []act{
-		{Name: "half load", Load: 0.5, Weight: 4},
+		{Name: "half load", Load: 0.5, Weight: 3},
 		{Name: "double", Load: 2, Weight: 6},
-		{Name: "ten times", Load: 10, Weight: 8},
+		{Name: "ten times", Load: 10, Weight: 7},
 		{Name: "backend killed", Load: 0.5, Weight: 5, steps: []step{
 			{0.25, "kill -9 of backend 1", func(d *deployment) error { return d.backends[0].kill() }},
 			{0.75, "backend 1 is started again", func(d *deployment) error { return d.replace(0, nil) }},
@@ -47,10 +48,10 @@ func script() []act {
 			{0.7, "backend 3 is rolled back", func(d *deployment) error { return d.deploy(2, "v1") }},
 		}},
 		{Name: "recovery", Load: 0.5, Weight: 3},
-		{Name: "rolling restart", Load: 0.5, Weight: 6, steps: []step{
+		{Name: "rolling restart", Load: 0.5, Weight: 8, steps: []step{
 			{0.08, "SIGTERM to backend 1, and its successor", func(d *deployment) error { return d.deploy(0, "v1") }},
-			{0.36, "SIGTERM to backend 2, and its successor", func(d *deployment) error { return d.deploy(1, "v1") }},
-			{0.64, "SIGTERM to backend 3, and its successor", func(d *deployment) error { return d.deploy(2, "v1") }},
+			{0.37, "SIGTERM to backend 2, and its successor", func(d *deployment) error { return d.deploy(1, "v1") }},
+			{0.66, "SIGTERM to backend 3, and its successor", func(d *deployment) error { return d.deploy(2, "v1") }},
 		}},
 	}
 }
@@ -75,22 +76,25 @@ type deployment struct {
 
 // startDeployment starts a side's processes.
 func startDeployment(name string, protected bool, seed uint64, plans map[string]int) (*deployment, error) {
-	d := &deployment{name: name}
-	var urls []string
+	d := &deployment{name: name, backends: make([]*child, backendCount)}
+	urls, errs := make([]string, backendCount), make([]error, backendCount)
+	var wg sync.WaitGroup
 	for i := range backendCount {
-		b, err := startChild(childSpec{
-			Role: "backend", Name: backendName(i), Addr: "127.0.0.1:0", Protected: protected,
-			Connections: connections, Version: "v1", Seed: seed*backendCount + uint64(i),
+		wg.Go(func() {
+			d.backends[i], errs[i] = startChild(childSpec{
+				Role: "backend", Name: backendName(i), Addr: "127.0.0.1:0", Protected: protected,
+				Connections: connections, Version: "v1", Seed: seed*backendCount + uint64(i),
+			})
+			if errs[i] == nil {
+				urls[i] = d.backends[i].url
+			}
 		})
-		if err != nil {
-			d.end()
-			return nil, err
-		}
-		d.backends = append(d.backends, b)
-		urls = append(urls, b.url)
 	}
-	var err error
-	d.shop, err = startChild(childSpec{Role: "shop", Name: name, Addr: "127.0.0.1:0", Protected: protected, Backends: urls, Plans: plans})
+	wg.Wait()
+	err := errors.Join(errs...)
+	if err == nil {
+		d.shop, err = startChild(childSpec{Role: "shop", Name: name, Addr: "127.0.0.1:0", Protected: protected, Backends: urls, Plans: plans})
+	}
 	if err != nil {
 		d.end()
 		return nil, err
@@ -157,10 +161,5 @@ func both(sides []*deployment, do func(*deployment) error) error {
 		})
 	}
 	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -39,19 +39,19 @@ func isTerminal(w io.Writer) bool {
 func (v *view) run(ctx context.Context) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for over := false; ; {
 		if v.live {
 			v.draw()
 		} else {
-			v.lines(false)
+			v.lines(over)
+		}
+		if over {
+			return
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			if !v.live {
-				v.lines(true)
-			}
-			return
+			over = true
 		}
 	}
 }
@@ -79,15 +79,14 @@ func (v *view) row(name string, t tally, seconds float64, state *sample) string 
 		millis(quantile(t.latency, 50)), millis(quantile(t.latency, 99)), critical, level, limit)
 }
 
-// table is what one stretch of time looked like for all sides.
-func (v *view) table(of func(side int) tally, seconds float64, now bool) []string {
+// table is what one stretch of time looked like for all sides, and what the
+// protected one had set at its end.
+func (v *view) table(of func(side int) tally, seconds float64, end time.Duration) []string {
 	var rows []string
 	for i, name := range v.flood.names {
 		var state *sample
-		if s := v.flood.scraper; now && s != nil && i == len(v.flood.names)-1 {
-			if last, ok := s.last(); ok {
-				state = &last
-			}
+		if s := v.flood.scraper; s != nil && i == len(v.flood.names)-1 {
+			state = s.at(end)
 		}
 		rows = append(rows, v.row(name, of(i), seconds, state))
 	}
@@ -110,7 +109,7 @@ func (v *view) draw() {
 		" " + v.progress(now, 60) + fmt.Sprintf(" %3.0f of %.0f s", now.Seconds(), r.length.Seconds()),
 		columns,
 	}
-	lines = append(lines, v.table(func(side int) tally { return r.recorders[side].between(from, to) }, seconds, true)...)
+	lines = append(lines, v.table(func(side int) tally { return r.recorders[side].between(from, to) }, seconds, now)...)
 	what := ""
 	if e, ok := r.lastNote(); ok {
 		what = fmt.Sprintf(" %.1f s: %s", e.At, e.Text)
@@ -161,8 +160,9 @@ func (v *view) lines(all bool) {
 		if !all && elapsed < s.to+deadline+100*time.Millisecond || elapsed < s.from {
 			return
 		}
+		end := min(elapsed, s.to)
 		fmt.Fprintf(v.out, "%5.1f s  %s: %s times what it can carry; per second, and in ms\n%s\n", s.from.Seconds(), r.acts[v.act].Name, trim(r.acts[v.act].Load), columns)
-		for _, row := range v.table(func(side int) tally { return r.recorders[side].act(v.act) }, (min(elapsed, s.to) - s.from).Seconds(), true) {
+		for _, row := range v.table(func(side int) tally { return r.recorders[side].act(v.act) }, (end - s.from).Seconds(), end) {
 			fmt.Fprintln(v.out, row)
 		}
 	}
