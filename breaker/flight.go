@@ -21,8 +21,10 @@ import (
 // one that is at most 18 slots in use.
 type flight [20]atomic.Uint64
 
+// A million calls in flight per epoch, and epochs for 30 years of the shortest
+// mark there is.
 const (
-	countBits = 24
+	countBits = 20
 	countMask = 1<<countBits - 1
 )
 

@@ -2,7 +2,7 @@
 // that Go services use today. Ratios within one run hold; absolute times belong
 // to the machine.
 //
-//	go test -run Figures -figures -v ./breaker
+//	go test ./breaker -run Figures -v -figures
 package breaker_test
 
 import (
