@@ -4,10 +4,20 @@ import (
 	"container/list"
 	"math"
 	"math/rand/v2"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
+
+// scale is by how much the simulations are smaller than those whose figures
+// are published; SPILLWAY_SIMULATE=1 plays them whole.
+func scale() int {
+	if os.Getenv("SPILLWAY_SIMULATE") != "" {
+		return 1
+	}
+	return 20
+}
 
 // A simulation plays requests for keys against a policy.
 type simulation struct {
@@ -102,13 +112,10 @@ func zipf(n int, s float64, seed uint64) func() uint64 {
 }
 
 func TestThePolicyBeatsTheLibrariesOnZipf(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a simulation of some seconds")
-	}
-	const keys, requests = 1_000_000, 4_190_000
+	keys, requests := 1_000_000/scale(), 4_190_000/scale()
 	next := zipf(keys, 1.01, 7)
-	s := newSimulation(keys/10*1000, same)
-	l := &lru{max: keys / 10 * 1000, live: map[uint64]*list.Element{}, size: same}
+	s := newSimulation(int64(keys/10*1000), same)
+	l := &lru{max: int64(keys / 10 * 1000), live: map[uint64]*list.Element{}, size: same}
 	for range requests {
 		k := next()
 		s.request(k, true)
@@ -119,20 +126,17 @@ func TestThePolicyBeatsTheLibrariesOnZipf(t *testing.T) {
 }
 
 func TestAScanDoesNotFlushThePolicy(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a simulation of some seconds")
-	}
-	const keys, requests = 1_000_000, 4_190_000
+	keys, requests := 1_000_000/scale(), 4_190_000/scale()
 	next := zipf(keys, 1.01, 7)
-	s := newSimulation(keys/10*1000, same)
-	l := &lru{max: keys / 10 * 1000, live: map[uint64]*list.Element{}, size: same}
+	s := newSimulation(int64(keys/10*1000), same)
+	l := &lru{max: int64(keys / 10 * 1000), live: map[uint64]*list.Element{}, size: same}
 	scan := uint64(keys)
 	for i := range requests {
 		k := next()
 		s.request(k, true)
 		l.request(k, true)
-		if i%100_000 == 99_999 {
-			for range 50_000 {
+		if i%(keys/10) == keys/10-1 {
+			for range keys / 20 {
 				s.request(scan, false)
 				l.request(scan, false)
 				scan++
@@ -144,10 +148,7 @@ func TestAScanDoesNotFlushThePolicy(t *testing.T) {
 }
 
 func TestThePolicyPrefersSmallResponses(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a simulation of some seconds")
-	}
-	const keys, requests = 300_000, 1_500_000
+	keys, requests := 300_000/scale(), 1_500_000/scale()
 	r := rand.New(rand.NewPCG(3, 3))
 	sizes := make([]int64, keys)
 	total := int64(0)
@@ -155,7 +156,7 @@ func TestThePolicyPrefersSmallResponses(t *testing.T) {
 		sizes[i] = int64(8192*math.Exp(1.7*r.NormFloat64())) + 64
 		total += sizes[i]
 	}
-	size := func(k uint64) int64 { return sizes[k%keys] }
+	size := func(k uint64) int64 { return sizes[k%uint64(keys)] }
 	for _, oneHit := range []bool{false, true} {
 		next := zipf(keys, 1.0, 7)
 		s := newSimulation(total/20, size)

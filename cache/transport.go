@@ -351,7 +351,7 @@ func (t *transport) follow(r *http.Request, l *lookup, f *flight) (resp *http.Re
 		return nil, err, true
 	}
 	e := f.share
-	if e == nil && f.err != nil && f.ctx.Err() == nil {
+	if e == nil && f.err != nil && !f.abandoned() {
 		leave()
 		c.done(r, f.hash, Failed, reasonAborted)
 		return nil, f.err, true
