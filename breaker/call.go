@@ -26,14 +26,14 @@ func (c *call) enter(b *Breaker, now int64) *OpenError {
 	for b.fam.forced.Load() == 0 {
 		p := b.cur.Load()
 		gate := p.gate.Load()
-		if gate == gateClosed && p.mark == 0 {
+		if gate == gatePass && p.mark == 0 {
 			c.p = p
 			return nil
 		}
 		if now == 0 {
 			now = b.fam.now()
 		}
-		if gate != gateClosed {
+		if gate != gatePass {
 			return c.ask(p, now)
 		}
 		epoch := p.epoch(now)
@@ -51,7 +51,7 @@ func (c *call) enter(b *Breaker, now int64) *OpenError {
 func (c *call) ask(p *period, now int64) *OpenError {
 	gate := p.gate.Load()
 	switch {
-	case gate == gateClosed:
+	case gate == gatePass:
 		c.join(p, now)
 		return nil
 	case gate == gateRamp && now < p.ramp.to:

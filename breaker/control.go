@@ -60,6 +60,11 @@ func (b *Breaker) Reset() {
 func (b *Breaker) setForce(s State, d time.Duration, why string) {
 	f := b.fam
 	b.mu.Lock()
+	for b.retired.Load() { // the caller has kept it for too long
+		b.mu.Unlock()
+		b = f.find(b.key, f.now())
+		b.mu.Lock()
+	}
 	now := f.now()
 	fo := &force{state: s, why: why, no: &OpenError{Name: f.cfg.Name, Key: b.key, State: Open, Why: "forced open: " + why}}
 	if d > 0 {
@@ -120,7 +125,7 @@ func (c *call) enterForced(now int64) *OpenError {
 	case fo.state == Open:
 		return c.refuse(fo.no)
 	}
-	if b.cur.Load().gate.Load() != gateClosed {
+	if b.cur.Load().gate.Load() != gatePass {
 		b.count(spared)
 	}
 	return nil

@@ -71,5 +71,5 @@ func (c *call) finish(ctx context.Context, err error) {
 		return
 	}
 	v := c.judge(ctx, Outcome{Err: err})
-	c.end(v, asksToWait(err))
+	c.end(v, c.askedBy(err))
 }

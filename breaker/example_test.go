@@ -144,6 +144,32 @@ func ExampleDo_retry() {
 	// 2 failed, 1 refused
 }
 
+// A breaker tells others that a dependency is down: here, to leave out what
+// needs it.
+func ExampleBreaker_State() {
+	b := breaker.MustNew(breaker.Config{Name: "reviews", ConsecutiveFailures: 1})
+	down := func() bool { return b.State() == breaker.Open }
+
+	fmt.Println(down())
+	_, _ = breaker.Do(context.Background(), b, func(context.Context) (int, error) { return 0, errors.New("timeout") })
+	fmt.Println(down())
+	// Output:
+	// false
+	// true
+}
+
+// An operator's hand: with an end, so that it can't be forgotten.
+func ExampleBreaker_ForceOpen() {
+	b := breaker.MustNew(breaker.Config{Name: "search"})
+	b.ForceOpen(time.Hour, "reindexing")
+	fmt.Println(b.State(), "-", b.Stats().Why)
+	b.Release()
+	fmt.Println(b.State())
+	// Output:
+	// open - forced open: reindexing
+	// closed
+}
+
 // For calls that aren't functions: a message that is answered much later.
 func ExampleBreaker_Allow() {
 	b := breaker.MustNew(breaker.Config{ConsecutiveFailures: 1})

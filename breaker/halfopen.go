@@ -17,7 +17,7 @@ func (c *call) probeLocked(now int64) *OpenError {
 	c.start = now
 	if p.state == Closed { // the ramp has ended, or another call was faster
 		if p.gate.Load() == gateRamp && now >= p.ramp.to {
-			p.gate.Store(gateClosed)
+			p.gate.Store(gatePass)
 			b.showLocked(now, "full traffic")
 		}
 		c.p = p
@@ -134,7 +134,7 @@ func (b *Breaker) closeLocked(p *period, now int64) {
 		p.refusal.Store(&OpenError{Name: b.fam.cfg.Name, Key: b.key, State: Recovering, Why: "recovering"})
 		p.gate.Store(gateRamp)
 	} else {
-		p.gate.Store(gateClosed)
+		p.gate.Store(gatePass)
 	}
 	b.showLocked(now, why)
 }

@@ -101,22 +101,22 @@ func (b *Breaker) fail(err error, status int) {
 	b.mu.Unlock()
 }
 
-// asksToWait returns what an error asks for, if it has a method RetryAfter() of
-// type time.Duration.
-func asksToWait(err error) time.Duration {
-	var w interface{ RetryAfter() time.Duration }
-	if err != nil && !errors.Is(err, ErrOpen) && errors.As(err, &w) {
-		return w.RetryAfter()
-	}
-	return 0
-}
-
 // asked returns what the upstream's answer asks for.
 func (c *call) asked(status int, h http.Header) time.Duration {
 	if c.b.fam.cfg.MaxRetryAfter == 0 {
 		return 0
 	}
 	return retryAfter(status, h)
+}
+
+// askedBy returns what an error asks for, if it has a method RetryAfter() of
+// type time.Duration.
+func (c *call) askedBy(err error) time.Duration {
+	var w interface{ RetryAfter() time.Duration }
+	if c.b.fam.cfg.MaxRetryAfter > 0 && !errors.Is(err, ErrOpen) && errors.As(err, &w) {
+		return w.RetryAfter()
+	}
+	return 0
 }
 
 // retryAfter returns what a 429 or 503 asks for: RFC 9110, section 10.2.3, in

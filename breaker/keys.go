@@ -174,7 +174,7 @@ func (f *family) all() []*Breaker {
 	return out
 }
 
-// retire moves what a circuit has counted to its family. Calls that are still
+// retire moves what a circuit has counted, and its last failure, to its family. Calls that are still
 // in flight find their way there too.
 func (b *Breaker) retire() {
 	b.mu.Lock()
@@ -183,7 +183,15 @@ func (b *Breaker) retire() {
 	if b.force.Swap(nil) != nil {
 		b.fam.forced.Add(-1)
 	}
+	last := b.last
 	b.mu.Unlock()
+	if root := b.fam.root; last != nil {
+		root.mu.Lock()
+		if root.last == nil || last.At.After(root.last.At) {
+			root.last = last
+		}
+		root.mu.Unlock()
+	}
 	for o := range b.counts {
 		b.fam.retired[o].Add(b.counts[o].Swap(0))
 	}

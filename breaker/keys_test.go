@@ -104,6 +104,16 @@ func TestACallThatOutlivesItsCircuitIsCounted(t *testing.T) {
 	require.EqualValues(t, 1, b.Stats().Succeeded)
 }
 
+func TestForcingACircuitThatWasForgottenForcesTheOneInItsPlace(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{MaxKeys: 1, ConsecutiveFailures: 1})
+	kept := b.For("a")
+	_ = try(kept, errDown)
+	_ = b.For("b")
+	require.ErrorIs(t, b.Stats().LastFailure.Err, errDown, "its last failure is kept")
+	kept.ForceOpen(0, "by hand")
+	require.ErrorIs(t, try(b.For("a"), nil), breaker.ErrOpen)
+}
+
 func TestACircuitsTransportAndHandlerAreItsOwn(t *testing.T) {
 	b := breaker.MustNew(breaker.Config{})
 	_, err := b.For("partner").Transport(answer(200, http.NoBody)).RoundTrip(get("http://a/"))

@@ -22,14 +22,12 @@ type OpenError struct {
 
 // Error says which breaker refused, why, and until when.
 func (e *OpenError) Error() string {
-	s := "breaker: " + e.subject() + " is " + e.State.String()
+	s := "breaker: " + subject(e.Name, e.Key) + " is " + e.State.String()
 	if !e.Until.IsZero() {
 		s += " until " + e.Until.UTC().Format(time.RFC3339)
 	}
 	return s + ": " + e.Why
 }
-
-func (e *OpenError) subject() string { return subject(e.Name, e.Key) }
 
 func subject(name, key string) string {
 	if key == "" {

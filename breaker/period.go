@@ -22,7 +22,7 @@ type period struct {
 	// Read by every call, and hardly ever written.
 	cb      *gobreaker.CircuitBreaker[struct{}]
 	fam     *family
-	gate    atomic.Int64              // whether calls pass: see gateClosed
+	gate    atomic.Int64              // whether calls pass: see gatePass
 	refusal atomic.Pointer[OpenError] // what calls get while they don't
 	tripped atomic.Bool               // cb opened by itself; set under its lock
 	counts  gobreaker.Counts          // why; written before tripped is set
@@ -43,9 +43,9 @@ type period struct {
 // Values of a period's gate. Any other is the time, on the family's clock, when
 // calls need no longer be refused unasked.
 const (
-	gateClosed int64 = 0  // calls pass
-	gateRamp   int64 = -1 // some calls pass
-	gateAsk    int64 = 1  // a time that is over: the next call may be a probe
+	gatePass int64 = 0  // calls pass
+	gateRamp int64 = -1 // some calls pass
+	gateAsk  int64 = 1  // a time that is over: the next call may be a probe
 )
 
 // A probe is a call that went through while half-open.

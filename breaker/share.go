@@ -93,7 +93,11 @@ func (b *Breaker) Run(ctx context.Context) error {
 	defer tick.Stop()
 	seen := make(map[seenOpening]time.Time)
 	for {
-		f.sync(ctx, seen)
+		err := f.sync(ctx, seen)
+		if ctx.Err() != nil {
+			return nil
+		}
+		f.share.note(err)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -109,19 +113,23 @@ type seenOpening struct {
 }
 
 // sync announces what is queued and follows what is new.
-func (f *family) sync(ctx context.Context, seen map[seenOpening]time.Time) {
+func (f *family) sync(ctx context.Context, seen map[seenOpening]time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	err := f.announceQueued(ctx)
-	if err == nil {
-		err = f.learn(ctx, seen)
+	if err := f.announceQueued(ctx); err != nil {
+		return err
 	}
+	return f.learn(ctx, seen)
+}
+
+// note remembers how the store has answered.
+func (s *share) note(err error) {
 	if err != nil {
-		f.share.errors.Add(1)
+		s.errors.Add(1)
 	}
-	f.share.mu.Lock()
-	f.share.lastErr = err
-	f.share.mu.Unlock()
+	s.mu.Lock()
+	s.lastErr = err
+	s.mu.Unlock()
 }
 
 func (f *family) announceQueued(ctx context.Context) error {
