@@ -1,0 +1,146 @@
+package chain
+
+import (
+	"flag"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-spillway/spillway/balancer"
+	"github.com/go-spillway/spillway/breaker"
+	"github.com/go-spillway/spillway/cache"
+	"github.com/go-spillway/spillway/degrade"
+	"github.com/go-spillway/spillway/health"
+	"github.com/go-spillway/spillway/ratelimit"
+)
+
+var rounds = flag.Int("rounds", 25, "how often the hostile battery does each thing in a row")
+
+// parts are the six of them, set so that nothing is refused unless a test
+// makes it so.
+type parts struct {
+	health *health.Checker
+	lim    *ratelimit.Limiter
+	pages  *cache.Cache
+	shed   *degrade.Shedder
+	sw     *degrade.Switch
+	b      *breaker.Breaker
+}
+
+func newParts() *parts {
+	return &parts{
+		health: health.MustNew(health.Config{}),
+		lim:    ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(1_000_000), Key: ratelimit.ClientIP()}),
+		pages:  cache.MustNew(cache.Config{}),
+		shed:   degrade.MustNew(degrade.Config{MinLimit: 64}),
+		sw:     degrade.MustNewSwitch(degrade.SwitchConfig{}),
+		b:      breaker.MustNew(breaker.Config{MinCalls: 1 << 30}),
+	}
+}
+
+// handler is the chain in its order.
+func (p *parts) handler(next http.Handler) http.Handler {
+	return p.health.Handler(p.lim.Handler(p.pages.Handler(p.shed.Handler(p.sw.Handler(p.b.Handler(next))))))
+}
+
+func (p *parts) sources() []health.Source {
+	return []health.Source{p.health, p.lim, p.pages, p.shed, p.sw, p.b}
+}
+
+// proxy puts a balancer in front of next, which gets a server of its own.
+func proxy(t testing.TB, next http.Handler) (*balancer.Balancer, http.Handler) {
+	up := httptest.NewUnstartedServer(next)
+	up.Config.ErrorLog = quiet
+	up.Start()
+	pool := balancer.MustNew(balancer.Config{Backends: balancer.URLs(up.URL)})
+	t.Cleanup(func() {
+		up.CloseClientConnections()
+		up.Close()
+	})
+	rp := pool.Proxy()
+	rp.ErrorLog = quiet
+	return pool, rp
+}
+
+var quiet = log.New(discard{}, "", 0)
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// A site serves a handler over a real socket by one protocol.
+type site struct {
+	url    string
+	addr   string
+	client *http.Client
+}
+
+var protocols = []string{"http1", "http2", "h2c"}
+
+func serve(t testing.TB, protocol string, h http.Handler) *site {
+	srv := httptest.NewUnstartedServer(h)
+	srv.Config.ErrorLog = quiet
+	tr := &http.Transport{MaxIdleConnsPerHost: 64}
+	switch protocol {
+	case "http2":
+		srv.EnableHTTP2 = true
+		srv.StartTLS()
+		tr = srv.Client().Transport.(*http.Transport).Clone()
+	case "h2c":
+		p := new(http.Protocols)
+		p.SetUnencryptedHTTP2(true)
+		p.SetHTTP1(true)
+		srv.Config.Protocols = p
+		only := new(http.Protocols)
+		only.SetUnencryptedHTTP2(true)
+		tr.Protocols = only
+		srv.Start()
+	default:
+		srv.Start()
+	}
+	t.Cleanup(func() {
+		tr.CloseIdleConnections()
+		srv.CloseClientConnections()
+		srv.Close()
+	})
+	return &site{
+		url:  srv.URL,
+		addr: srv.Listener.Addr().String(),
+		client: &http.Client{
+			Transport:     tr,
+			Timeout:       20 * time.Second,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+func (s *site) dial(t testing.TB) net.Conn {
+	conn, err := net.Dial("tcp", s.addr)
+	require.NoError(t, err)
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	return conn
+}
+
+// settles waits until f is true, and fails with what otherwise.
+func settles(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	require.Eventually(t, f, 20*time.Second, 5*time.Millisecond, what)
+}
+
+// goroutines is how many there are once the number has stopped falling.
+func goroutines() int {
+	n := runtime.NumGoroutine()
+	for range 50 {
+		runtime.Gosched()
+		if m := runtime.NumGoroutine(); m < n {
+			n = m
+		}
+	}
+	return n
+}
