@@ -12,8 +12,8 @@ import (
 )
 
 func TestAMillionKeysCostAtMost24BytesEach(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a second")
+	if testing.Short() || raceEnabled {
+		t.Skip("takes a second, and minutes under the race detector, which has memory of its own")
 	}
 	l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerDay(10), MaxKeys: 1 << 20})
 	const n = 1_000_000

@@ -1,0 +1,164 @@
+package ratelimit_test
+
+import (
+	"context"
+	"net"
+	"os/exec"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-redis/redis_rate/v10"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-spillway/spillway/ratelimit"
+)
+
+func startRedis(t testing.TB) (*redis.Client, *exec.Cmd) {
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		t.Skip("redis-server is not installed: this needs a real one")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := l.Addr().String()
+	l.Close()
+	_, port, _ := net.SplitHostPort(addr)
+	cmd := exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGCONT)
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	rdb := redis.NewClient(&redis.Options{Addr: addr, PoolSize: 64, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { rdb.Close() })
+	require.Eventually(t, func() bool { return rdb.Ping(ctx).Err() == nil }, 10*time.Second, 10*time.Millisecond)
+	return rdb, cmd
+}
+
+// prompt says that the client heeds contexts, as redislimit.New does.
+type prompt struct{ ratelimit.Store }
+
+func (prompt) HeedsContext() bool { return true }
+
+func evalSha(rdb *redis.Client) ratelimit.EvalFunc {
+	scripts := map[string]*redis.Script{}
+	return func(ctx context.Context, script string, keys []string, args ...any) (any, error) {
+		s, ok := scripts[script] // filled by the first call, before there are others
+		if !ok {
+			s = redis.NewScript(script)
+			scripts[script] = s
+		}
+		return s.Run(ctx, rdb, keys, args...).Result()
+	}
+}
+
+func shared(rdb *redis.Client, lease int, goroutine bool) *ratelimit.Limiter {
+	s := ratelimit.NewRedisStore("bench:", evalSha(rdb))
+	if !goroutine {
+		s = prompt{s}
+	}
+	l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(1_000_000), Store: s, StoreTimeout: 5 * time.Second, Lease: lease})
+	l.Allow(ctx, "warm", 1)
+	return l
+}
+
+// TestOneDecisionOverRedis takes turns, so that what else the machine does
+// falls on all alike: a bare EVALSHA of an empty script, one of the script
+// that decides, the Limiter, and redis_rate.
+func TestOneDecisionOverRedis(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	rdb, _ := startRedis(t)
+	empty := redis.NewScript("return {1, 2}")
+	var text string
+	var args []any
+	spy := ratelimit.NewRedisStore("bench:", func(_ context.Context, script string, _ []string, a ...any) (any, error) {
+		text, args = script, a
+		return nil, nil
+	})
+	spy.Take(ctx, []ratelimit.Bucket{{Key: "k", Policy: "p", Rate: ratelimit.Rate{Requests: 1_000_000, Per: time.Second, Burst: 1_000_000}}}, 1, 1)
+	same := redis.NewScript(text)
+	for _, s := range []*redis.Script{empty, same} {
+		require.NoError(t, s.Load(ctx, rdb).Err())
+	}
+	plain, guarded := shared(rdb, 0, false), shared(rdb, 0, true)
+	theirs := redis_rate.NewLimiter(rdb)
+	limit := redis_rate.Limit{Rate: 1_000_000, Burst: 1_000_000, Period: time.Second}
+	calls := []struct {
+		name string
+		do   func()
+	}{
+		{"EVALSHA of nothing", func() { empty.EvalSha(ctx, rdb, []string{"k"}, args...).Result() }},
+		{"EVALSHA of the script", func() { same.EvalSha(ctx, rdb, []string{"bench:{k}:p"}, args...).Result() }},
+		{"spillway", func() { plain.Allow(ctx, "k", 1) }},
+		{"spillway, a client that heeds no context", func() { guarded.Allow(ctx, "k", 1) }},
+		{"redis_rate", func() { theirs.Allow(ctx, "k", limit) }},
+	}
+	took := make([][]time.Duration, len(calls))
+	for range 4000 {
+		for i, c := range calls {
+			start := time.Now()
+			c.do()
+			took[i] = append(took[i], time.Since(start))
+		}
+	}
+	for i, c := range calls {
+		slices.Sort(took[i])
+		t.Logf("%-42s p50 %6.1f µs, p99 %7.1f µs", c.name, took[i][2000].Seconds()*1e6, took[i][3960].Seconds()*1e6)
+	}
+	require.Zero(t, plain.Stats().Degraded+guarded.Stats().Degraded)
+}
+
+// BenchmarkRedis decides for 10,000 keys from 32 goroutines.
+func BenchmarkRedis(b *testing.B) {
+	rdb, _ := startRedis(b)
+	keys := make([]string, 10_000)
+	for i := range keys {
+		keys[i] = strconv.Itoa(i)
+	}
+	run := func(name string, allow func(string)) {
+		b.Run(name, func(b *testing.B) {
+			var start atomic.Int64
+			b.SetParallelism(16)
+			b.RunParallel(func(pb *testing.PB) {
+				for i := start.Add(997); pb.Next(); i++ {
+					allow(keys[i%10_000])
+				}
+			})
+		})
+	}
+	limit := redis_rate.Limit{Rate: 1_000_000, Burst: 1_000_000, Period: time.Second}
+	theirs := redis_rate.NewLimiter(rdb)
+	run("redis_rate", func(k string) { theirs.Allow(ctx, k, limit) })
+	l := shared(rdb, 0, false)
+	run("spillway", func(k string) { l.Allow(ctx, k, 1) })
+	leased := shared(rdb, 32, false)
+	for _, k := range keys { // warm, as after the first second
+		leased.Allow(ctx, k, 1)
+	}
+	run("spillway, leases of 32", func(k string) { leased.Allow(ctx, k, 1) })
+}
+
+// TestAStoppedServer prints what a decision costs while the server hangs.
+func TestAStoppedServer(t *testing.T) {
+	rdb, cmd := startRedis(t)
+	l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(1_000_000), Store: prompt{ratelimit.NewRedisStore("s:", evalSha(rdb))}})
+	l.Allow(ctx, "k", 1)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
+	var took []time.Duration
+	for i := range 5000 {
+		start := time.Now()
+		l.Allow(ctx, strconv.Itoa(i%100), 1)
+		took = append(took, time.Since(start))
+		time.Sleep(100 * time.Microsecond)
+	}
+	slices.Sort(took)
+	t.Logf("deadline 25ms: p50 %v, p99 %v, longest %v", took[2500], took[4950], took[4999])
+	require.Less(t, took[4950], 25*time.Millisecond)
+}
