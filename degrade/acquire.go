@@ -63,54 +63,60 @@ func (s *Shedder) acquireSlow(ctx context.Context, t *ticket, tenant string) err
 		s.counts.add(t.p, outAdmitted)
 		return nil
 	}
-	w := &waiter{prio: t.p}
+	ask := waiter{prio: t.p}
 	if tenant != "" {
-		w.flow = uint8(maphash.String(s.seed, tenant) % flows)
+		ask.flow = uint8(maphash.String(s.seed, tenant) % flows)
 	}
 	if d, ok := ctx.Deadline(); ok {
-		w.deadline = max(int64(d.Sub(s.epoch)), 1)
+		ask.deadline = max(int64(d.Sub(s.epoch)), 1)
 	}
-	ready := make(chan struct{}, 1)
-	w.signal = func() { ready <- struct{}{} }
-	switch v := s.core.wait(now, w); v {
+	v, w, base, spread := s.core.wait(now, &ask)
+	switch v {
 	case granted:
 		t.start, t.n = now, int(s.core.limit.Load())
 		s.counts.add(t.p, outAdmitted)
 		return nil
 	case pending:
-	default:
-		return s.refuse(t, v, 0)
+		return s.await(ctx, t, w)
 	}
+	return s.refuse(t, v, now, 0, base, spread)
+}
+
+// await waits for the verdict on w.
+func (s *Shedder) await(ctx context.Context, t *ticket, w *waiter) error {
 	s.counts.add(t.p, outQueued)
-	timer := time.NewTimer(time.Duration(w.expires - now))
+	timer := time.NewTimer(time.Duration(w.expires - w.since))
 	defer timer.Stop()
+	var v verdict
 	select {
-	case <-ready:
+	case <-w.ready:
+		v = w.verdict
 	case <-timer.C:
-		s.core.cancel(s.now(), w, expired)
+		v = s.core.cancel(s.now(), w, expired)
 	case <-ctx.Done():
-		s.core.cancel(s.now(), w, abandoned)
+		v = s.core.cancel(s.now(), w, abandoned)
 	}
-	end := s.now()
-	switch w.verdict {
+	now := s.now()
+	switch v {
 	case granted:
-		t.start, t.n = end, int(s.core.limit.Load())
+		t.start, t.n = now, int(s.core.limit.Load())
 		s.counts.add(t.p, outAdmitted)
 		return nil
 	case abandoned:
 		s.counts.add(t.p, outAbandoned)
 		return ctx.Err()
 	}
-	return s.refuse(t, w.verdict, time.Duration(end-now))
+	s.core.mu.Lock()
+	base, spread := s.core.retry(now)
+	s.core.mu.Unlock()
+	return s.refuse(t, v, now, time.Duration(now-w.since), base, spread)
 }
 
-func (s *Shedder) refuse(t *ticket, v verdict, waited time.Duration) error {
+func (s *Shedder) refuse(t *ticket, v verdict, now int64, waited time.Duration, base, spread float64) error {
 	s.counts.add(t.p, outRefused)
-	base, spread := s.core.retry(s.now())
-	after := max(base, time.Second)
-	if spread > 0 {
-		after += rand.N(spread)
+	s.noteRefusal(now)
+	return &RefusedError{
+		Name: s.name, Reason: reasons[v], Waited: waited,
+		RetryAfter: max(time.Duration(base), time.Second) + time.Duration(spread*rand.Float64()),
 	}
-	s.noteRefusal()
-	return &RefusedError{Name: s.name, Reason: reasons[v], RetryAfter: after, Waited: waited}
 }

@@ -78,9 +78,9 @@ func (c *core) force(now int64) (n int, refuse bool) {
 	return n, refuse
 }
 
-// wait is called when take failed. It takes a slot after all (granted), puts w
-// in the queue (pending) or refuses.
-func (c *core) wait(now int64, w *waiter) verdict {
+// wait is called when take failed. It takes a slot after all (granted), queues a
+// copy of ask (pending, and returns it) or refuses, and says when to come back.
+func (c *core) wait(now int64, ask *waiter) (v verdict, w *waiter, base, spread float64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sweep(now)
@@ -88,7 +88,7 @@ func (c *core) wait(now int64, w *waiter) verdict {
 		word := c.word.Load()
 		if int64(word&takenMask) < c.limit.Load() && c.q.n == 0 {
 			if c.word.CompareAndSwap(word, word+1) {
-				return granted
+				return granted, nil, 0, 0
 			}
 			continue
 		}
@@ -101,19 +101,31 @@ func (c *core) wait(now int64, w *waiter) verdict {
 			break
 		}
 	}
-	v := c.room(now, w)
-	if v == pending {
-		w.since = now
-		c.q.push(w)
-	} else {
-		c.lost(now, c.q.class(w.prio))
-		if c.q.n == 0 {
-			// The bit stays: all slots are taken, and the next completion
-			// clears it. Until then it lets the control see a full backend.
-			return v
-		}
+	if v = c.room(now, ask); v != pending {
+		// The waiting bit stays even if nobody waits: until the next completion
+		// it lets the control see a full backend.
+		c.lost(now, c.q.class(ask.prio))
+		base, spread = c.retry(now)
+		return v, nil, base, spread
 	}
-	return v
+	w = new(waiter)
+	*w = *ask
+	w.since = now
+	if w.signal == nil {
+		w.ready = make(chan struct{}, 1)
+	}
+	c.q.push(w)
+	return pending, w, 0, 0
+}
+
+// settle writes the verdict on w, which is out of the queue, and wakes it.
+func (w *waiter) settle(v verdict) {
+	w.verdict = v
+	if w.signal != nil {
+		w.signal()
+		return
+	}
+	w.ready <- struct{}{}
 }
 
 // leave gives a slot back. latency is how long it was held, n how many were
@@ -158,8 +170,7 @@ func (c *core) grant(now int64) {
 		cl, w := c.q.pop(func(cl *class) bool { return c.shed(now, cl) > newestAbove })
 		if w.expires < now {
 			c.lost(now, cl)
-			w.verdict = expired
-			w.signal()
+			w.settle(expired)
 			continue
 		}
 		for _, o := range c.q.classes {
@@ -168,8 +179,7 @@ func (c *core) grant(now int64) {
 		cl.share += shareWeight
 		cl.in.add(now, 1)
 		c.word.Add(1)
-		w.verdict = granted
-		w.signal()
+		w.settle(granted)
 	}
 	if c.q.n == 0 && int64(c.word.Load()&takenMask) < c.limit.Load() && c.word.Load()&waitingBit != 0 {
 		c.load.came = admitted(c.word.And(^uint64(waitingBit)))

@@ -110,13 +110,13 @@ type Shedder struct {
 	streams   atomic.Int64
 	panics    atomic.Uint64
 	throttled atomic.Uint64
+	lastShed  atomic.Int64 // when one was refused last
+	shedding  atomic.Bool  // written under mu
 
 	mu       sync.Mutex // protects what follows
 	history  history
-	shedding bool
-	lastShed time.Time
-	shedFrom time.Time
-	refusals uint64
+	shedFrom int64  // when refusing began
+	refusals uint64 // before that
 }
 
 // New returns a Shedder, or an error that names every field of cfg that is not
@@ -250,8 +250,8 @@ func (s *Shedder) Stats() Stats {
 	}
 	s.core.look(s.now(), &st)
 	s.mu.Lock()
-	s.settleLocked(time.Now())
-	st.Refusing = s.shedding
+	s.settleLocked(s.lastShed.Load(), s.now())
+	st.Refusing = s.shedding.Load()
 	s.mu.Unlock()
 	return st
 }
@@ -278,7 +278,7 @@ func (s *Shedder) SetLimit(n int) error {
 // Changes returns the last changes, at most 64, oldest first.
 func (s *Shedder) Changes() iter.Seq2[time.Time, string] {
 	s.mu.Lock()
-	s.settleLocked(time.Now())
+	s.settleLocked(s.lastShed.Load(), s.now())
 	all := s.history.all()
 	s.mu.Unlock()
 	return all
@@ -297,32 +297,38 @@ func (s *Shedder) Conditions() iter.Seq2[string, string] {
 // restAfter is how long nobody must have been refused for refusing to be over.
 const restAfter = 5 * time.Second
 
-// noteRefusal keeps the history.
-func (s *Shedder) noteRefusal() {
-	now := time.Now()
+// noteRefusal keeps the history. While refusing goes on it costs one atomic store.
+func (s *Shedder) noteRefusal(now int64) {
+	last := s.lastShed.Swap(now)
+	if s.shedding.Load() && now-last <= int64(restAfter) {
+		return
+	}
 	s.mu.Lock()
-	s.settleLocked(now)
-	s.lastShed = now
-	s.refusals++
-	if s.shedding {
+	s.settleLocked(last, now)
+	if s.shedding.Load() {
 		s.mu.Unlock()
 		return
 	}
-	s.shedding, s.shedFrom, s.refusals = true, now, 1
+	s.shedFrom, s.refusals = now, s.counts.total()[outRefused]-1
+	s.shedding.Store(true)
 	word := s.core.word.Load()
-	c := Change{now, s.name, fmt.Sprintf("%s: began to refuse: %d of %d slots taken", s.name, word&takenMask, s.core.limit.Load())}
+	c := Change{s.at(now), s.name, fmt.Sprintf("%s: began to refuse: %d of %d slots taken", s.name, word&takenMask, s.core.limit.Load())}
 	s.history.add(c.At, c.Text)
 	s.mu.Unlock()
 	s.tell(c)
 }
 
-// settleLocked notes that refusing has ended, when it has.
-func (s *Shedder) settleLocked(now time.Time) {
-	if end := s.lastShed.Add(restAfter); s.shedding && now.After(end) {
-		s.shedding = false
-		s.history.add(s.lastShed, fmt.Sprintf("%s: refused no more: %d requests in %v", s.name, s.refusals, s.lastShed.Sub(s.shedFrom).Round(time.Millisecond)))
+// settleLocked notes that refusing has ended, when it has: last is when one was refused last.
+func (s *Shedder) settleLocked(last, now int64) {
+	if s.shedding.Load() && now-last > int64(restAfter) {
+		s.shedding.Store(false)
+		n := s.counts.total()[outRefused] - s.refusals
+		s.history.add(s.at(last), fmt.Sprintf("%s: refused no more: %d requests in %v", s.name, n, time.Duration(last-s.shedFrom).Round(time.Millisecond)))
 	}
 }
+
+// at is the time of day at now.
+func (s *Shedder) at(now int64) time.Time { return s.epoch.Add(time.Duration(now)) }
 
 func (s *Shedder) tell(c Change) {
 	if s.cfg.OnChange == nil {

@@ -11,7 +11,7 @@ const (
 	latencyMemory      = 64   // latencies that the moving average stands for
 	latenciesPerSecond = 2000 // looked at on the fast path; of more, every second, fourth, …
 	firstLatency       = 1e8  // what running takes, until the first has run
-	maxRetry           = 30 * time.Second
+	maxRetry           = 30e9
 )
 
 // sample sums up latencies. It is drained by the control.
@@ -130,16 +130,12 @@ func (c *core) look(now int64, st *Stats) {
 	st.Pressure = st.Demand / float64(st.Limit)
 }
 
-// retry returns when who is refused now should come back, and how much later
-// at most: when those who wait have been served, and over as long as it would
-// take to serve those refused in the last second.
-func (c *core) retry(now int64) (base, spread time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// retry returns when who is refused now should come back, and how much later at
+// most: when those who wait have been served, and over as long as it would take
+// to serve those refused in the last second.
+func (c *core) retry(now int64) (base, spread float64) {
 	gap := c.gap(now)
-	base = time.Duration(float64(c.q.n) * gap)
-	spread = time.Duration(c.load.shed.value(now) * rateTau * gap)
-	return min(base, maxRetry), min(spread, maxRetry)
+	return min(float64(c.q.n)*gap, maxRetry), min(c.load.shed.value(now)*rateTau*gap, maxRetry)
 }
 
 // step is called under core.mu from time to time: it sums up and lets the

@@ -1,8 +1,8 @@
 package degrade
 
 // A waiter is one request that waits for a slot. All fields are guarded by
-// core.mu, except verdict, which is written before signal is called and read
-// after.
+// core.mu, except verdict, which is written before its goroutine is woken and
+// read after.
 type waiter struct {
 	prio     Priority
 	flow     uint8 // the tenant's, see core.flowOf
@@ -11,7 +11,8 @@ type waiter struct {
 	deadline int64 // when its caller gives up; 0 when unknown
 	queued   bool
 	verdict  verdict
-	signal   func() // called once, under core.mu, when the verdict is in; must not block
+	signal   func()        // called once, under core.mu, when the verdict is in; must not block
+	ready    chan struct{} // what signal does by default: it gets one value
 
 	prev, next *waiter // its flow's list, oldest first
 }
@@ -42,13 +43,14 @@ type flow struct {
 
 // A class is one priority.
 type class struct {
-	prio  Priority
-	flows [flows]*flow
-	turn  *flow // whose turn it is; nil when nobody waits
-	n     int
-	share float64 // moving share of the slots given out that went to this class
-	in    rate    // given a slot after waiting
-	out   rate    // refused
+	prio   Priority
+	flows  [flows]*flow
+	turn   *flow // whose turn it is; nil when nobody waits
+	n      int
+	active int     // flows that have waiters
+	share  float64 // moving share of the slots given out that went to this class
+	in     rate    // given a slot after waiting
+	out    rate    // refused
 }
 
 // queue holds the waiters by priority. It is guarded by core.mu.
@@ -83,6 +85,7 @@ func (q *queue) push(w *waiter) {
 		c.flows[w.flow] = f
 	}
 	if f.n == 0 { // joins the ring at its end
+		c.active++
 		if c.turn == nil {
 			f.next, f.prev, c.turn = f, f, f
 		} else {
@@ -121,6 +124,7 @@ func (q *queue) remove(w *waiter) {
 	c.n--
 	q.n--
 	if f.n == 0 {
+		c.active--
 		if f.next == f {
 			c.turn = nil
 		} else {

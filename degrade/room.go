@@ -34,6 +34,7 @@ func (c *core) room(now int64, w *waiter) verdict {
 		if victim == nil {
 			return refused
 		}
+		c.lost(now, c.q.class(victim.prio))
 		c.drop(victim, evicted)
 	}
 	cl := c.q.class(w.prio)
@@ -51,13 +52,13 @@ func (c *core) room(now int64, w *waiter) verdict {
 	if shed := c.shed(now, cl); shed > 0 {
 		bound = min(bound, (tightWait+slackWait/shed)*latency)
 	}
-	if c.maxWait > 0 {
-		bound = min(bound, float64(c.maxWait))
-	}
 	if c.ctl.starting && c.ctl.baseN < 50 {
 		bound *= 3 // the limit is on its way up
 	}
 	last := bound
+	if c.maxWait > 0 {
+		last = min(last, float64(c.maxWait))
+	}
 	if p := c.load.patience; p > 0 && c.load.gone.value(now)*gap > goneAbove {
 		// Clients give up after about p: who would wait too long to be served by
 		// then only takes the place of others.
@@ -82,7 +83,11 @@ func (c *core) room(now int64, w *waiter) verdict {
 			mine = f.n
 		}
 		if most.n > mine+1 {
+			c.lost(now, cl)
 			c.drop(most.tail, evicted)
+			// Its turn comes when all others have had as many.
+			turns := float64(mine+2) * float64(cl.active+1)
+			w.expires = max(w.expires, now+int64(max(burstWait*latency, turns*gap/max(1-higher, 0.02))))
 			return pending
 		}
 	}
@@ -110,8 +115,7 @@ func (c *core) shed(now int64, cl *class) float64 {
 // drop takes w out of the queue without a slot.
 func (c *core) drop(w *waiter, why verdict) {
 	c.q.remove(w)
-	w.verdict = why
-	w.signal()
+	w.settle(why)
 }
 
 // sweep drops those at the head of their lists who waited too long. Each also has

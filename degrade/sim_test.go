@@ -41,7 +41,7 @@ type simRequest struct {
 	arrived int64
 	prio    Priority
 	measure int // phase
-	w       waiter
+	w       *waiter
 	n       int
 	start   int64
 	gaveUp  bool
@@ -131,7 +131,7 @@ func (s *sim) run() {
 			s.giveUp(e.req)
 		case 3:
 			if e.req.w.queued {
-				s.core.cancel(s.now, &e.req.w, expired)
+				s.core.cancel(s.now, e.req.w, expired)
 				s.refuse(e.req)
 			}
 		}
@@ -155,8 +155,8 @@ func (s *sim) arrive() {
 		s.begun(q)
 		return
 	}
-	q.w = waiter{prio: q.prio}
-	q.w.signal = func() {
+	ask := waiter{prio: q.prio}
+	ask.signal = func() {
 		if q.w.verdict == granted {
 			q.n = int(s.core.word.Load() & takenMask)
 			s.begun(q)
@@ -164,7 +164,9 @@ func (s *sim) arrive() {
 			s.refuse(q)
 		}
 	}
-	switch s.core.wait(s.now, &q.w) {
+	v, w, _, _ := s.core.wait(s.now, &ask)
+	q.w = w
+	switch v {
 	case granted:
 		q.n = int(s.core.word.Load() & takenMask)
 		s.begun(q)
@@ -242,8 +244,8 @@ func (s *sim) giveUp(q *simRequest) {
 	}
 	q.settled, q.gaveUp = true, true
 	s.tallies[q.measure].late++
-	if q.w.queued {
-		s.core.cancel(s.now, &q.w, abandoned)
+	if q.w != nil && q.w.queued {
+		s.core.cancel(s.now, q.w, abandoned)
 		return
 	}
 	if s.aware && q.state == 1 {

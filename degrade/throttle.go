@@ -27,7 +27,7 @@ type attempts struct {
 }
 
 const (
-	throttleMemory = 30 * time.Second
+	throttleMemory = 10 * time.Second
 	throttleHosts  = 1000        // remembered; further ones are not throttled until others are forgotten
 	throttleProbe  = time.Second // so often one is sent whatever the odds
 )
