@@ -86,7 +86,7 @@ func (c *core) room(now int64, w *waiter) verdict {
 			c.lost(now, cl)
 			c.drop(most.tail, evicted)
 			// Its turn comes when all others have had as many.
-			turns := float64(mine+2) * float64(cl.active+1)
+			turns := float64(2*mine+3) * float64(cl.active+1)
 			w.expires = max(w.expires, now+int64(max(burstWait*latency, turns*gap/max(1-higher, 0.02))))
 			return pending
 		}
