@@ -6,6 +6,7 @@
 package balancer_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"sync"
@@ -119,7 +121,35 @@ func targets(t testing.TB) (names []string, urls map[string]string) {
 			pr.SetXForwarded()
 		},
 	})
+	if path := os.Getenv("SPILLWAY_CADDY"); path != "" { // see the caddy folder
+		names = append(names, "caddy")
+		urls["caddy"] = caddy(t, path, parsed)
+	}
 	return names, urls
+}
+
+// caddy starts Caddy in a process of its own and returns its URL. Its CPU is
+// not in the figures.
+func caddy(t testing.TB, path string, upstreams []*url.URL) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := l.Addr().String()
+	require.NoError(t, l.Close())
+	args := []string{addr}
+	for _, u := range upstreams {
+		args = append(args, u.Host)
+	}
+	cmd := exec.Command(path, args...)
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() })
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "ready\n", line)
+	return "http://" + addr
 }
 
 // fixed is a httplb resolver that knows the addresses.
