@@ -3,6 +3,7 @@ package breaker_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -258,5 +259,112 @@ func TestGobreakerCannotProbeOneAtATimeAndNeedFiveOursCan(t *testing.T) {
 			done(nil)
 		}
 		require.Equal(t, breaker.Closed, ours.State())
+	})
+}
+
+func TestGobreakerTakesA500ForASuccessOursDoesNot(t *testing.T) {
+	down := answer(500, http.NoBody)
+	theirs := gobreaker.NewCircuitBreaker[*http.Response](gobreaker.Settings{})
+	ours := breaker.MustNew(breaker.Config{ConsecutiveFailures: 6})
+	rt := ours.Transport(down)
+	for range 100 {
+		_, _ = theirs.Execute(func() (*http.Response, error) { return down(get("http://a/")) }) // as its README has it
+		_, _ = rt.RoundTrip(get("http://a/"))
+	}
+	require.Equal(t, gobreaker.StateClosed, theirs.State())
+	require.Equal(t, breaker.Open, ours.State())
+}
+
+func TestGobreakerJudgesUnderItsLockOursDoesNot(t *testing.T) {
+	var theirs *gobreaker.CircuitBreaker[int]
+	asked := make(chan struct{})
+	theirs = gobreaker.NewCircuitBreaker[int](gobreaker.Settings{IsSuccessful: func(error) bool {
+		go func() { theirs.Counts(); close(asked) }()
+		select {
+		case <-asked:
+			t.Error("gobreaker no longer holds its lock")
+		case <-time.After(20 * time.Millisecond): // it waits for the lock that we hold
+		}
+		return true
+	}})
+	_, _ = theirs.Execute(func() (int, error) { return 1, nil })
+	<-asked
+
+	synctest.Test(t, func(t *testing.T) {
+		ours := breaker.MustNew(breaker.Config{Judge: func(breaker.Outcome) breaker.Verdict {
+			time.Sleep(50 * time.Millisecond)
+			return breaker.Success
+		}})
+		start := time.Now()
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() { _ = try(ours, nil) })
+		}
+		wg.Wait()
+		require.Equal(t, 50*time.Millisecond, time.Since(start), "all at once")
+	})
+}
+
+// sharedData is a store for gobreaker's distributed breaker, fast and free.
+type sharedData struct {
+	lock chan struct{}
+	mu   sync.Mutex
+	data []byte
+}
+
+func (s *sharedData) Lock(string) error {
+	select {
+	case s.lock <- struct{}{}:
+		return nil
+	default:
+		return errors.New("locked")
+	}
+}
+func (s *sharedData) Unlock(string) error { <-s.lock; return nil }
+func (s *sharedData) GetData(string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.data, nil
+}
+func (s *sharedData) SetData(_ string, data []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.data = data
+	return nil
+}
+
+func TestGobreakersDistributedBreakerLocksTheFleetDuringACallOursDoesNot(t *testing.T) {
+	// twenty calls at once, of 100 ms each
+	twenty := func(t *testing.T, call func() error) (served int, took time.Duration) {
+		start := time.Now()
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if call() == nil {
+					mu.Lock()
+					served++
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		return served, time.Since(start)
+	}
+	work := func() (int, error) { time.Sleep(100 * time.Millisecond); return 1, nil }
+	synctest.Test(t, func(t *testing.T) {
+		theirs, err := gobreaker.NewDistributedCircuitBreaker[int](&sharedData{lock: make(chan struct{}, 1)}, gobreaker.Settings{})
+		require.NoError(t, err)
+		served, took := twenty(t, func() error { _, err := theirs.Execute(work); return err })
+		require.Less(t, served, 20)
+		require.Greater(t, took, time.Second)
+
+		ours := fleet(t, 1, &fleetStore{}, breaker.Config{})[0]
+		served, took = twenty(t, func() error {
+			_, err := breaker.Do(t.Context(), ours, func(context.Context) (int, error) { return work() })
+			return err
+		})
+		require.Equal(t, 20, served)
+		require.Equal(t, 100*time.Millisecond, took)
 	})
 }

@@ -47,8 +47,11 @@ func parseKey(s string) hostKey {
 // usual form.
 func keyOf(u *url.URL) hostKey {
 	k := hostKey{u.Scheme, u.Host}
-	if strings.ContainsFunc(k.host, func(r rune) bool { return 'A' <= r && r <= 'Z' }) {
-		k.host = strings.ToLower(k.host)
+	for i := range len(k.host) {
+		if c := k.host[i]; 'A' <= c && c <= 'Z' {
+			k.host = strings.ToLower(k.host)
+			break
+		}
 	}
 	switch k.scheme {
 	case "http":
