@@ -178,6 +178,7 @@ func TestATenantWhoSendsMuchDoesNotPushOutTheOthers(t *testing.T) {
 			}
 		}
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		require.Equal(t, 200, <-codes)
 		require.Equal(t, 200, <-codes)
 		last := 0
