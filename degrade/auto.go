@@ -17,6 +17,7 @@ type auto struct {
 	cost     [maxLevel + 1]float64 // pressure before entering the level over pressure after; 0 unknown
 	before   float64               // pressure before the last entry, until its effect is learned
 	recent   float64               // moving average of the pressure
+	dim      float64               // share of users who keep the features of this level that are Auto
 }
 
 // guessedCost is what entering a level is taken to save until it has been seen.
@@ -36,9 +37,9 @@ func (s *Switch) tick(now time.Time) {
 	}
 	s.mu.Lock()
 	s.due.Store(now.Add(every).UnixNano())
-	before := s.level
+	before, dim := s.level, s.auto.dim
 	s.decideLocked(now, p)
-	changed := s.level != before
+	changed := s.level != before || s.auto.dim != dim
 	for _, f := range s.features {
 		if f.needs == nil {
 			continue
@@ -92,9 +93,14 @@ func (s *Switch) decideLocked(now time.Time, p float64) {
 		}
 		a.before = 0
 	}
-	top := Level(0)
+	top, dims := Level(0), false
 	for _, f := range s.features {
 		top = max(top, f.off)
+		dims = dims || f.off == s.level && f.keep == Auto
+	}
+	if dims && s.dimLocked(p) {
+		a.high, a.low = time.Time{}, time.Time{}
+		return
 	}
 	switch {
 	case p >= s.cfg.Enter && s.level < top:
@@ -110,7 +116,7 @@ func (s *Switch) decideLocked(now time.Time, p float64) {
 		} else {
 			a.hold = s.jitter(s.cfg.LeaveAfter)
 		}
-		a.before, a.entered, a.high = a.recent, now, time.Time{}
+		a.before, a.entered, a.high, a.dim = a.recent, now, time.Time{}, 0
 		s.level++
 		s.noteLocked(now, "level %s: pressure %.2f for %v", s.level, p, s.cfg.EnterAfter)
 	case s.level > 0 && p*s.costOf(s.level) <= s.cfg.Leave:
@@ -121,12 +127,25 @@ func (s *Switch) decideLocked(now time.Time, p float64) {
 		if now.Sub(a.low) < a.hold {
 			return
 		}
-		a.left, a.low, a.before = now, time.Time{}, 0
+		a.left, a.low, a.before, a.dim = now, time.Time{}, 0, 1
 		s.level--
 		s.noteLocked(now, "level %s: pressure %.2f, expected %.2f", s.level, p, p*s.costOf(s.level+1))
 	default:
 		a.high, a.low = time.Time{}, time.Time{}
 	}
+}
+
+// dimLocked moves the share of users who keep the features of this level, and
+// reports whether there was room to. It shrinks fast and grows slowly.
+func (s *Switch) dimLocked(p float64) bool {
+	before := s.auto.dim
+	switch {
+	case p >= s.cfg.Enter:
+		s.auto.dim = max(before-max(0.02, min(p-s.cfg.Enter, 0.2)), 0)
+	case p <= (s.cfg.Leave+s.cfg.Enter)/2:
+		s.auto.dim = min(before+0.01, 1)
+	}
+	return s.auto.dim != before
 }
 
 // costOf is how many times higher the pressure is expected to be one level below l.

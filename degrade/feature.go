@@ -47,13 +47,21 @@ func (s *Switch) Feature(name string, off Level) *Feature {
 // Name returns the name.
 func (f *Feature) Name() string { return f.name }
 
+// Auto lets the pressure decide how many users keep a feature: see [Feature.Keep].
+const Auto = -1
+
 // Keep lets a share of users, 0 to 1, keep the feature at the level at which it
 // goes off; from the next level on nobody has it. Who keeps it is decided by
-// SwitchConfig.Key and stays the same. It returns f.
+// SwitchConfig.Key and stays the same. With [Auto] it is as many as the pressure allows: the share
+// grows while the pressure is below the middle of SwitchConfig.Leave and Enter, shrinks while it is above Enter, and the
+// level changes only when the share has come to its end. It returns f.
 func (f *Feature) Keep(share float64) *Feature {
 	f.sw.mu.Lock()
 	defer f.sw.mu.Unlock()
-	f.keep = min(max(share, 0), 1)
+	f.keep = min(share, 1)
+	if f.keep < 0 {
+		f.keep = Auto
+	}
 	f.sw.publishLocked(timeNow())
 	return f
 }

@@ -18,7 +18,8 @@ type Override struct {
 	// Level is the level to hold when Target is "level".
 	Level Level `json:"level,omitempty"`
 	// Share is how many of the users have the feature: 0 nobody, 1 all, and
-	// between, those whom SwitchConfig.Key puts there, always the same.
+	// between, those whom SwitchConfig.Key puts there, always the same. Of a level it is how many users it is set for;
+	// there 0 means all, too.
 	Share float64 `json:"share,omitempty"`
 	// Keys are users who have the feature whatever Share says.
 	Keys []string `json:"keys,omitempty"`

@@ -37,6 +37,9 @@ func (s *Switch) Handler(next http.Handler) http.Handler {
 			s.tick(now)
 		}
 		p := &pin{sw: s, sn: s.now.Load(), name: s.cfg.Key(r)}
+		if p.sn.part != nil && place("level", p.name) < p.sn.share {
+			p.sn = p.sn.part
+		}
 		r = r.WithContext(context.WithValue(r.Context(), snapshotKey, p))
 		next.ServeHTTP(&marker{ResponseWriter: w, p: p}, r)
 	})

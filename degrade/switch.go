@@ -120,7 +120,10 @@ type Switch struct {
 type snapshot struct {
 	level Level
 	on    []state
-	knob  Level // what Knobs go by
+
+	// What a share of users sees instead: a level set by hand for some of them.
+	part  *snapshot
+	share float64
 }
 
 // state is one feature's.
@@ -183,7 +186,7 @@ func NewSwitch(cfg SwitchConfig) (*Switch, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	s.auto.hold = s.jitter(cfg.LeaveAfter)
+	s.auto.hold, s.auto.pressure = s.jitter(cfg.LeaveAfter), math.NaN()
 	s.publishLocked(time.Now())
 	return s, nil
 }
@@ -197,6 +200,22 @@ func MustNewSwitch(cfg SwitchConfig) *Switch {
 	return s
 }
 
+// SwitchStats is where a [Switch] stands.
+type SwitchStats struct {
+	Level      Level   // in force
+	Automatic  Level   // what the pressure alone would make it
+	Pressure   float64 // NaN when no signal has anything to say
+	Changes    uint64
+	HookPanics uint64
+}
+
+// Stats returns where s stands.
+func (s *Switch) Stats() SwitchStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return SwitchStats{Level: s.now.Load().level, Automatic: s.level, Pressure: s.auto.pressure, Changes: s.changes, HookPanics: s.panics.Load()}
+}
+
 // Level returns the level that is in force.
 func (s *Switch) Level() Level { return s.now.Load().level }
 
@@ -204,18 +223,28 @@ func (s *Switch) Level() Level { return s.now.Load().level }
 // changes.
 func (s *Switch) publishLocked(now time.Time) {
 	s.expireLocked(now)
-	sn := &snapshot{level: s.level, on: make([]state, len(s.features))}
-	why := "automatic"
-	if o, ok := s.override("level"); ok {
-		sn.level, why = o.Level, o.because()
+	level, why := s.level, "automatic"
+	var part *snapshot
+	share := 0.0
+	if o, ok := s.override("level"); ok && o.Share > 0 && o.Share < 1 {
+		part, share = s.snapshotLocked(o.Level, o.because()), o.Share
+	} else if ok {
+		level, why = o.Level, o.because()
 	}
-	if s.cfg.DryRun {
-		sn.level = Full
-	}
-	for i, f := range s.features {
-		sn.on[i] = s.stateOf(f, sn.level, why)
-	}
+	sn := s.snapshotLocked(level, why)
+	sn.part, sn.share = part, share
 	s.now.Store(sn)
+}
+
+func (s *Switch) snapshotLocked(level Level, why string) *snapshot {
+	if s.cfg.DryRun {
+		level = Full
+	}
+	sn := &snapshot{level: level, on: make([]state, len(s.features))}
+	for i, f := range s.features {
+		sn.on[i] = s.stateOf(f, level, why)
+	}
+	return sn
 }
 
 // stateOf decides about one feature. The first that has an opinion wins: an override,
@@ -234,6 +263,9 @@ func (s *Switch) stateOf(f *Feature, level Level, levelWhy string) state {
 		st := state{why: fmt.Sprintf("level %s (%s)", level, levelWhy)}
 		if level == f.off {
 			st.share = f.keep
+			if f.keep == Auto {
+				st.share = s.auto.dim
+			}
 		}
 		return st
 	}

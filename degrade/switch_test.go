@@ -385,3 +385,50 @@ func TestEventsAreToldInOrderAndAPanickingHookDoesNoHarm(t *testing.T) {
 	require.Contains(t, told[0], "default: level minimal, set by ann")
 	require.Equal(t, "default: level released by bob", told[1])
 }
+
+// Reviews cost 40 % of the work. At 1.3 times what the service can do, most users can keep
+// them when the share follows the pressure; with levels alone nobody does.
+func TestTheShareFollowsThePressure(t *testing.T) {
+	for _, load := range []float64{1.05, 1.3, 1.5} {
+		synctest.Test(t, func(t *testing.T) {
+			var sw *degrade.Switch
+			kept := func() float64 {
+				v := 0.0
+				sw.Collect(func(name, _, _ string, value float64, labels ...string) {
+					if name == "spillway_degrade_feature_share" {
+						v = value
+					}
+				})
+				return v
+			}
+			var p signal
+			sw = degrade.MustNewSwitch(degrade.SwitchConfig{Pressure: []func() float64{p.value}})
+			sw.Feature("reviews", degrade.Optional).Keep(degrade.Auto)
+			defer running(t, sw)()
+			sum := 0.0
+			for range 1200 {
+				p.set(load * (0.6 + 0.4*kept()))
+				time.Sleep(250 * time.Millisecond)
+				sum += kept()
+			}
+			fair := (0.875/load - 0.6) / 0.4 // share at the pressure aimed at
+			require.InDelta(t, fair, sum/1200, 0.15, "at %vx", load)
+			n := 0
+			for range sw.Changes() {
+				n++
+			}
+			require.LessOrEqual(t, n, 4, "and the level does not flap")
+		})
+	}
+}
+
+func TestADrillTurnsDownForSomeUsers(t *testing.T) {
+	sw := degrade.MustNewSwitch(degrade.SwitchConfig{Key: func(r *http.Request) string { return r.Header.Get("User") }})
+	reviews := sw.Feature("reviews", degrade.Optional)
+	o := override("level", degrade.Reduced)
+	o.Share, o.Drill = 0.1, true
+	require.NoError(t, sw.Set(o))
+	require.Equal(t, degrade.Full, sw.Level())
+	n, _ := share(sw, reviews)
+	require.InDelta(t, 900, n, 40)
+}
