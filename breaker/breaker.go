@@ -80,15 +80,17 @@ func (s State) String() string {
 // unless Config.Key says otherwise: see [Breaker.For]. It is safe for
 // concurrent use.
 type Breaker struct {
-	// Read by every call, and hardly ever written.
+	// Read by every call, and hardly ever written: on a cache line of its own.
 	fam     *family
 	key     string // "" for the circuit of the Breaker that New returned
 	cur     atomic.Pointer[period]
 	force   atomic.Pointer[force] // nil unless forced; written with mu held
 	retired atomic.Bool           // dropped from the table; its counts go to fam.retired
-	_       [8]byte               // apart from what every call writes
+	_       [16]byte
 
 	counts [numOutcomes]atomic.Uint64
+
+	used int64 // when it was last looked up; guarded by shard.mu
 
 	mu     sync.Mutex // guards what follows, and the fields of period that say so
 	shown  State      // as last reported

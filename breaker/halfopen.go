@@ -51,7 +51,7 @@ func (c *call) probeLocked(now int64) *OpenError {
 // configured, and no more in all than are needed.
 func (p *period) hasRoom() bool {
 	cfg := &p.fam.cfg
-	return len(p.probes) < cfg.ProbesAtOnce && len(p.probes)+p.good < cfg.Probes
+	return len(p.probes) < cfg.ProbesAtOnce && len(p.probes)+int(p.good) < cfg.Probes
 }
 
 // shutLocked sets the gate of a half-open period: to the end of the first lease

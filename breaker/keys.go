@@ -71,14 +71,8 @@ type table struct {
 
 type shard struct {
 	mu  sync.Mutex // guards what follows; taken before any Breaker.mu
-	lru *simplelru.LRU[hostKey, *keyed]
+	lru *simplelru.LRU[hostKey, *Breaker]
 	max int
-}
-
-// keyed is a circuit in a table.
-type keyed struct {
-	Breaker
-	used int64 // guarded by shard.mu
 }
 
 func newTable(maxKeys int) *table {
@@ -90,7 +84,7 @@ func newTable(maxKeys int) *table {
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.max = maxKeys / n
-		s.lru, _ = simplelru.NewLRU[hostKey, *keyed](s.max, nil) // fails only for sizes below 1
+		s.lru, _ = simplelru.NewLRU[hostKey, *Breaker](s.max, nil) // fails only for sizes below 1
 	}
 	return t
 }
@@ -113,13 +107,13 @@ func (f *family) lookup(k hostKey, now int64) *Breaker {
 			f.makeRoomLocked(s)
 		}
 		k = hostKey{strings.Clone(k.scheme), strings.Clone(k.host)} // else it holds the whole URL
-		c = &keyed{}
+		c = new(Breaker)
 		c.init(f, k.String())
 		s.lru.Add(k, c)
 	}
 	c.used = now
 	s.mu.Unlock()
-	return &c.Breaker
+	return c
 }
 
 // idleAfter is how long a circuit is kept that isn't used, nor open nor forced.
@@ -169,9 +163,7 @@ func (f *family) all() []*Breaker {
 		s := &f.keys.shards[i]
 		s.mu.Lock()
 		f.forgetIdleLocked(s, now, s.lru.Len())
-		for _, c := range s.lru.Values() {
-			out = append(out, &c.Breaker)
-		}
+		out = append(out, s.lru.Values()...)
 		s.mu.Unlock()
 	}
 	return out

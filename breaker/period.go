@@ -19,23 +19,25 @@ import (
 // does nothing but return how. So it never waits for anything, it holds nothing
 // that could be lost, and nothing of the user's runs under its lock.
 type period struct {
-	// Read by every call, and hardly ever written.
+	// Read by every call, and hardly ever written: on a cache line of its own.
 	cb      *gobreaker.CircuitBreaker[struct{}]
 	fam     *family
 	gate    atomic.Int64              // whether calls pass: see gatePass
 	refusal atomic.Pointer[OpenError] // what calls get while they don't
-	tripped atomic.Bool               // cb opened by itself; set under its lock
-	counts  gobreaker.Counts          // why; written before tripped is set
 	mark    int64                     // Config.SlowCall
 	shift   uint                      // epochs of slow.flight are 1<<shift nanoseconds
+	tripped atomic.Bool               // cb opened by itself; set under its lock
+	_       [8]byte
 
 	slow slowCalls // written by every call
+
+	counts gobreaker.Counts // why cb opened; written before tripped is set
 
 	// Guarded by Breaker.mu.
 	state   State // Closed, HalfOpen or Open; what cb says
 	opening bool  // cb is being opened on purpose
 	probes  []probe
-	good    int    // probes that succeeded
+	good    int32  // probes that succeeded
 	nextID  uint32 // of a probe
 	ramp    ramp   // written before the gate says gateRamp, and never again
 }
