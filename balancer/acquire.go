@@ -107,6 +107,15 @@ func (b *Balancer) acquire(r *http.Request, t tried, safe bool) (Lease, error) {
 // choose returns the endpoint that a request goes to, or nil, and whether it
 // is that endpoint's trial.
 func (b *Balancer) choose(v *view, r *http.Request, now time.Duration, t *tried, safe bool) (*Endpoint, bool) {
+	if v.byToken != nil && t.n == 0 {
+		if e := v.byToken[b.cookie(r)]; e != nil {
+			if b.cfg.Healthy == nil || v.panics || b.cfg.Healthy(e.Backend()) {
+				return e, false
+			}
+			b.leaveOut(e, now)
+			v = b.view.Load()
+		}
+	}
 	if len(v.trials) > 0 && t.n == 0 {
 		// A trial may well fail. Give it to a request that can be retried, if
 		// one comes along in time.
@@ -118,11 +127,6 @@ func (b *Balancer) choose(v *view, r *http.Request, now time.Duration, t *tried,
 	}
 	if len(v.groups) == 0 {
 		return nil, false
-	}
-	if v.byToken != nil && t.n == 0 {
-		if e := b.stuck(v, r); e != nil {
-			return e, false
-		}
 	}
 	rnd := b.rand()
 	g := &v.groups[0]

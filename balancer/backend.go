@@ -110,6 +110,7 @@ type Endpoint struct {
 	trial    atomic.Bool   // its one request of the probation is under way
 	failures atomic.Int32  // in a row
 	gateway  atomic.Int32  // gateway errors and transport errors in a row
+	broken   atomic.Int32  // bodies in a row that broke off; their header was a success
 	recent   window
 	done     [verdicts]atomic.Uint64
 	gone     atomic.Bool // left the pool

@@ -43,9 +43,12 @@ func newBody(b *Balancer, x *exchange, e *Endpoint, resp *http.Response, cancel 
 func (y *body) Read(p []byte) (int, error) {
 	n, err := y.ReadCloser.Read(p)
 	if err != nil {
-		if err != io.EOF && y.ctx.Err() == nil && !y.ended.Load() && !errors.Is(err, http.ErrBodyReadAfterClose) {
-			// It broke off in the middle: that is a failure too.
-			y.b.failed(y.e, y.b.now(), true, false)
+		if err == io.EOF {
+			if y.e.broken.Load() != 0 {
+				y.e.broken.Store(0)
+			}
+		} else if y.ctx.Err() == nil && !y.ended.Load() && !errors.Is(err, http.ErrBodyReadAfterClose) {
+			y.b.brokeOff(y.e)
 		}
 		y.end()
 	}
@@ -91,6 +94,9 @@ type replay struct {
 }
 
 func newReplay(req *http.Request, keep int64) *replay {
+	if req.GetBody != nil {
+		keep = 0 // the caller keeps it
+	}
 	return &replay{src: req.Body, get: req.GetBody, keep: keep}
 }
 

@@ -14,8 +14,9 @@ import (
 // time, one that can be retried where possible. If that succeeds the backend
 // is back, with a slow start; if not it is out for twice as long.
 type Eject struct {
-	// Consecutive is how many failures in a row eject. Zero means 5; a
-	// negative number turns ejection off altogether.
+	// Consecutive is how many failures in a row eject, or responses in a row
+	// that broke off. Zero means 5; a negative number turns ejection off
+	// altogether.
 	Consecutive int
 
 	// Gateway is how many of the statuses 502, 503 and 504 and of transport
@@ -107,6 +108,16 @@ func (b *Balancer) failed(e *Endpoint, now time.Duration, gateway, trial bool) {
 	}
 }
 
+// brokeOff counts a response that ended in the middle: a failure too, of which
+// the header knew nothing.
+func (b *Balancer) brokeOff(e *Endpoint) {
+	now := b.now()
+	e.recent.add(now, true)
+	if most := b.cfg.Eject.Consecutive; most > 0 && int(e.broken.Add(1)) >= most {
+		b.consider(e, now, false)
+	}
+}
+
 func (e *Endpoint) slow(factor float64) bool {
 	mean := e.pool.mean()
 	return mean > 0 && float64(e.Latency()) > max(factor*mean, float64(100*time.Millisecond))
@@ -163,6 +174,9 @@ func (b *Balancer) verdict(e *Endpoint, now time.Duration) string {
 	case n >= cfg.Consecutive:
 		why = fmt.Sprintf("%d failures in a row", n)
 		ratio = 1
+	case int(e.broken.Load()) >= cfg.Consecutive:
+		why = fmt.Sprintf("%d responses in a row broke off", e.broken.Load())
+		ratio = 1
 	case cfg.Gateway > 0 && g >= cfg.Gateway:
 		why = fmt.Sprintf("%d gateway errors in a row", g)
 		ratio = 1
@@ -205,6 +219,7 @@ func (b *Balancer) restore(e *Endpoint, now time.Duration) {
 		e.out, e.returned = false, now
 		e.failures.Store(0)
 		e.gateway.Store(0)
+		e.broken.Store(0)
 		e.recent.reset()
 		e.startWarm(now, b.cfg.SlowStart)
 		b.rebuild(now, false)

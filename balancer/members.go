@@ -37,6 +37,7 @@ func checkBackends(list []Backend, name string) ([]Backend, error) {
 // while its last requests still run has kept its state.
 //
 // The error names every backend that is not valid; nothing is changed then.
+// With Config.Discover, the next discovery replaces the backends again.
 func (b *Balancer) SetBackends(backends ...Backend) error {
 	if len(backends) == 0 {
 		return fmt.Errorf("balancer: SetBackends: backends is empty, must name a backend")
@@ -79,12 +80,13 @@ func (b *Balancer) setMembers(list []Backend) (gone []*Endpoint) {
 		}
 		switch {
 		case e == nil:
-			e = b.newEndpoint(d)
+			e = b.newEndpoint(d, now)
 			changed = true
 			if !first {
 				e.startWarm(now, b.cfg.SlowStart)
 				b.note(now, d.ID+": joined")
 			}
+			e.state, e.why = e.settle(now, b.cfg.SlowStart)
 		case e.gone.Load():
 			e.gone.Store(false)
 			b.leaving = slices.DeleteFunc(b.leaving, func(x *Endpoint) bool { return x == e })
@@ -136,9 +138,9 @@ func (b *Balancer) forget() {
 	})
 }
 
-func (b *Balancer) newEndpoint(d Backend) *Endpoint {
+func (b *Balancer) newEndpoint(d Backend, now time.Duration) *Endpoint {
 	u, _ := url.Parse(d.URL) // it was checked
-	e := &Endpoint{url: u, id: d.ID, hash: hashString(d.ID), pool: &b.pool, health: health{since: b.now()}}
+	e := &Endpoint{url: u, id: d.ID, hash: hashString(d.ID), pool: &b.pool, health: health{since: now}}
 	if u.Scheme == "h2c" {
 		u.Scheme, e.h2c = "http", true
 	}

@@ -26,11 +26,7 @@ func (x *exchange) race(l Lease) attempt {
 				}
 				results <- a
 			}()
-			if perTry := b.cfg.Retry.PerTry; perTry > 0 {
-				timer := time.AfterFunc(perTry, func() { cancel(errPerTry) })
-				defer timer.Stop()
-			}
-			a = y.send(ctx, cancel, l)
+			a = y.timed(ctx, cancel, l)
 		}()
 		return cancel
 	}

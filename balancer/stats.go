@@ -132,9 +132,6 @@ func (b *Balancer) note(now time.Duration, text string) {
 
 // noteChange is called with b.mu held; the hook is told after.
 func (b *Balancer) noteChange(now time.Duration, e *Endpoint, to State, why string) {
-	if b.view.Load() == nil || e.since == now && to == Warming && e.state == Ready && e.latency.Load() == 0 {
-		return // it has just joined, which was noted
-	}
 	c := Change{At: b.base.Add(now), Backend: e.Backend(), From: e.state, To: to, Why: why}
 	b.note(now, c.String())
 	if b.cfg.OnChange != nil {
@@ -219,6 +216,9 @@ func (b *Balancer) Conditions() iter.Seq2[string, string] {
 			return
 		}
 		for _, s := range list {
+			if s.Leaving {
+				continue
+			}
 			text := s.State.String()
 			switch s.State {
 			case Ready, Warming:

@@ -63,22 +63,6 @@ func (c *Sticky) token(id string) string {
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:18])
 }
 
-// stuck returns the endpoint that r's cookie names, if it is available.
-func (b *Balancer) stuck(v *view, r *http.Request) *Endpoint {
-	e := v.byToken[b.cookie(r)]
-	if e == nil {
-		return nil
-	}
-	for i := range v.groups {
-		for _, x := range v.groups[i].ready {
-			if x == e {
-				return e
-			}
-		}
-	}
-	return nil
-}
-
 // cookie returns the value of r's sticky cookie, or "".
 func (b *Balancer) cookie(r *http.Request) string {
 	if r == nil {

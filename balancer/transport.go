@@ -102,7 +102,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, a.err
 	}
 	for n := 0; ; n++ {
-		if n == 0 && b.hedges != nil && x.safe && x.body == nil && b.cfg.Retry.Max > 0 {
+		if n == 0 && b.hedges != nil && x.safe && x.body == nil {
 			a = x.race(a.lease)
 		} else {
 			a = x.try(a.lease)
@@ -171,13 +171,15 @@ func closeBody(req *http.Request) {
 }
 
 // discard closes the body of a response that is not passed on. A short one is
-// read, so that the connection can be used again.
+// read, so that the connection can be used again, but not waited for.
 func discard(resp *http.Response) {
 	if resp == nil {
 		return
 	}
 	if resp.ContentLength >= 0 && resp.ContentLength <= 4<<10 {
-		io.CopyN(io.Discard, resp.Body, resp.ContentLength+1)
+		late := time.AfterFunc(50*time.Millisecond, func() { _ = resp.Body.Close() })
+		_, _ = io.CopyN(io.Discard, resp.Body, resp.ContentLength+1)
+		late.Stop()
 	}
 	resp.Body.Close()
 }
@@ -195,9 +197,22 @@ func (x *exchange) try(l Lease) attempt {
 		return x.send(x.req.Context(), nil, l)
 	}
 	ctx, cancel := context.WithCancelCause(x.req.Context())
+	return x.timed(ctx, cancel, l)
+}
+
+// timed is send, bounded by Retry.PerTry.
+func (x *exchange) timed(ctx context.Context, cancel context.CancelCauseFunc, l Lease) attempt {
+	perTry := x.t.b.cfg.Retry.PerTry
+	if perTry <= 0 {
+		return x.send(ctx, cancel, l)
+	}
 	timer := time.AfterFunc(perTry, func() { cancel(errPerTry) })
 	a := x.send(ctx, cancel, l)
-	timer.Stop()
+	if !timer.Stop() && a.resp != nil {
+		// The header came as the time ran out: the body is cut off already.
+		_ = a.resp.Body.Close()
+		a.resp, a.err = nil, errPerTry
+	}
 	return a
 }
 

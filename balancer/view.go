@@ -11,12 +11,12 @@ import (
 // a backend's state or the membership changes.
 type view struct {
 	members []*Endpoint
-	groups  []group // one, unless there are tiers or zones
-	trials  []trial // endpoints on probation
-	byToken map[string]*Endpoint
-	wake    time.Duration // when time alone changes something
-	panics  bool          // too few are available: some group uses them all
-	ready   int           // how many members are available
+	groups  []group              // one, unless there are tiers or zones
+	trials  []trial              // endpoints on probation
+	byToken map[string]*Endpoint // those in groups, by sticky token
+	wake    time.Duration        // when time alone changes something
+	panics  bool                 // too few are available: some group uses them all
+	ready   int                  // how many members are available
 }
 
 // A group is the available part of one tier, and if zones matter of one zone.
@@ -88,8 +88,10 @@ func (b *Balancer) rebuild(now time.Duration, force bool) {
 	}
 	if b.cfg.Sticky.Cookie != "" {
 		next.byToken = make(map[string]*Endpoint, len(b.members))
-		for _, e := range b.members {
-			next.byToken[e.token] = e
+		for _, g := range next.groups {
+			for _, e := range g.ready {
+				next.byToken[e.token] = e
+			}
 		}
 	}
 	if was := old != nil && old.panics; next.panics != was {
