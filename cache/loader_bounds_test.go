@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -195,6 +196,22 @@ func TestLoaderRefusesAConfigurationFieldByField(t *testing.T) {
 		"cache: LoaderConfig.MaxEntries is -1, must not be negative",
 		"cache: LoaderConfig.MaxCost is -1, must not be negative",
 	}, "\n"))
+	_, err = cache.NewLoader(cache.LoaderConfig[string, string]{
+		Load:  func(context.Context, string) (string, error) { return "", nil },
+		Store: newLoaderStore(), StoreTimeout: -1, LockTTL: -1, MaxBatch: -1, Gather: 1, EarlyBeta: math.NaN(), MaxEntries: 1, MaxCost: 1,
+		Encode: func(string) ([]byte, error) { return nil, nil },
+	})
+	require.EqualError(t, err, strings.Join([]string{
+		"cache: LoaderConfig.MaxBatch is -1, must not be negative",
+		"cache: LoaderConfig.LoadMany is nil, must be set with Gather",
+		"cache: LoaderConfig.StoreTimeout is -1ns, must not be negative",
+		`cache: LoaderConfig.Name is "", must be set with Store, without ':' and '#'`,
+		"cache: LoaderConfig.LockTTL is -1ns, must not be negative",
+		"cache: LoaderConfig.Encode and Decode is one, must be set together",
+		"cache: LoaderConfig.EarlyBeta is NaN, must be a finite number",
+		"cache: LoaderConfig.Cost is nil, must be set with MaxCost",
+		"cache: LoaderConfig.MaxEntries is 1, must not be set together with MaxCost",
+	}, "\n"))
 	require.Panics(t, func() { cache.MustNewLoader(cache.LoaderConfig[string, string]{}) })
 }
 
@@ -206,4 +223,30 @@ func TestLoaderHitAllocatesNothing(t *testing.T) {
 	ctx := t.Context()
 	_, _ = l.Get(ctx, "a")
 	require.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = l.Get(ctx, "a") }))
+}
+
+func TestLoaderTellsOnLoadOfEachLoad(t *testing.T) {
+	src := &loaderSource{slow: time.Second}
+	var mu sync.Mutex
+	var events []cache.LoadEvent[string]
+	cfg := cache.LoaderConfig[string, string]{TTL: time.Minute, StaleFor: time.Hour, OnLoad: func(e cache.LoadEvent[string]) {
+		mu.Lock()
+		defer mu.Unlock()
+		events = append(events, e)
+	}}
+	loaderBubble(t, src, cfg, func(t *testing.T, l *cache.Loader[string, string]) {
+		loaderGet(t, l, "a")
+		time.Sleep(time.Minute)
+		down := errors.New("down")
+		src.failWith(down)
+		loaderGet(t, l, "a")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		require.Equal(t, []cache.LoadEvent[string]{
+			{Key: "a", Took: time.Second},
+			{Key: "a", Took: time.Second, Err: down, Reload: true},
+		}, events)
+	})
 }

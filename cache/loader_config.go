@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -22,7 +24,9 @@ var ErrLoaderClosed = errors.New("cache: loader is closed")
 // and Decode go together. Every other
 // zero field is its default.
 type LoaderConfig[K comparable, V any] struct {
-	// Name labels its metrics. Default "default".
+	// Name labels its metrics, and tells its keys from those of other Loaders
+	// in the Store. Default "default"; with a Store it is required, without
+	// ':' and '#'.
 	Name string
 
 	// Load asks the source for the value of key. It runs on a goroutine of its
@@ -121,7 +125,8 @@ type LoaderConfig[K comparable, V any] struct {
 	// a key is loaded by one process at a time; if it is a [Notifier], what one
 	// process deletes leaves the memory of all. A Store that fails or is slow is
 	// left alone for a while, first for a second, and the Loader goes on
-	// without it. The clocks of the processes should agree to a second.
+	// without it; a call that pays no heed to its deadline may keep a goroutine
+	// for longer. The clocks of the processes should agree to a second.
 	Store Store
 
 	// StoreTimeout bounds each call of the Store. Default 250 ms.
@@ -172,6 +177,9 @@ func (c *LoaderConfig[K, V]) check() error {
 	}
 	if c.StoreTimeout < 0 {
 		bad("StoreTimeout", c.StoreTimeout, "not be negative")
+	}
+	if c.Store != nil && (c.Name == "" || strings.ContainsAny(c.Name, ":#")) {
+		bad("Name", strconv.Quote(c.Name), "be set with Store, without ':' and '#'")
 	}
 	if c.LockTTL < 0 {
 		bad("LockTTL", c.LockTTL, "not be negative")

@@ -14,6 +14,7 @@ import (
 // loaderFuzzed makes a Loader whose values say that they come from the source.
 func loaderFuzzed(store cache.Store) *cache.Loader[string, []byte] {
 	return cache.MustNewLoader(cache.LoaderConfig[string, []byte]{
+		Name:   "default",
 		Load:   func(context.Context, string) ([]byte, error) { return []byte("source"), nil },
 		Tags:   func(string, []byte) []string { return []string{"tag"} },
 		Store:  store,

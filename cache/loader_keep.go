@@ -38,19 +38,6 @@ func (s *loaderShard[K, V]) forget(e *loaderEntry[K, V]) {
 	}
 }
 
-// tag makes e known by its tags. The mutex is held.
-func (s *loaderShard[K, V]) tag(e *loaderEntry[K, V]) {
-	for _, tag := range e.tags() {
-		if s.tagged == nil {
-			s.tagged = make(map[string]map[*loaderEntry[K, V]]struct{})
-		}
-		if s.tagged[tag] == nil {
-			s.tagged[tag] = make(map[*loaderEntry[K, V]]struct{})
-		}
-		s.tagged[tag][e] = struct{}{}
-	}
-}
-
 // entry returns what is to be kept of an answer to a load that began at born, or
 // nil if nothing is.
 func (l *Loader[K, V]) entry(key K, hash uint64, value V, err error, born int64) *loaderEntry[K, V] {

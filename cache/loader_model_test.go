@@ -116,7 +116,7 @@ func loaderModelRound(t *testing.T, round int) {
 		cfg.Gather = time.Duration(round%2) * time.Millisecond
 	}
 	if round%6 == 1 {
-		cfg.Store = newLoaderStore()
+		cfg.Name, cfg.Store = "model", newLoaderStore()
 	}
 	l := cache.MustNewLoader(cfg)
 	defer l.Close()

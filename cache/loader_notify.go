@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"math/rand/v2"
 	"strconv"
@@ -100,30 +99,6 @@ func (l *Loader[K, V]) doubt() {
 		}
 		s.mu.Unlock()
 	}
-}
-
-// markTag notes in the Store that tag is deleted as of now.
-func (l *Loader[K, V]) markTag(ctx context.Context, tag string) error {
-	now := binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano()))
-	return l.tier.do(ctx, func(ctx context.Context) error {
-		return l.tier.store.Set(ctx, l.tagKey(tag), now, 2*loaderStoreMaxTTL)
-	})
-}
-
-// deadByTag reports whether e, from the Store, was loaded before one of its tags
-// was deleted. If the Store can't say, it was.
-func (l *Loader[K, V]) deadByTag(ctx context.Context, e *loaderEntry[K, V]) bool {
-	wall := l.wall()
-	for _, tag := range e.tags() {
-		mark, err := loaderCall(ctx, l.tier, func(ctx context.Context) ([]byte, error) { return l.tier.store.Get(ctx, l.tagKey(tag)) })
-		if err != nil {
-			return true
-		}
-		if len(mark) == 8 && e.born+wall <= int64(binary.BigEndian.Uint64(mark))+int64(loaderSkew) {
-			return true
-		}
-	}
-	return false
 }
 
 func loaderID() string { return strconv.FormatUint(rand.Uint64(), 36) }

@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -180,6 +181,7 @@ func loaderFleet(t *testing.T, n int, plain bool, src *loaderSource, cfg cache.L
 		store := newLoaderStore()
 		cfg := cfg
 		cfg.Store = store
+		cfg.Name = cmp.Or(cfg.Name, "default")
 		if plain {
 			cfg.Store = loaderPlain{store}
 		}
@@ -481,7 +483,7 @@ func TestLoaderGetManyAsksTheStoreFirst(t *testing.T) {
 	src := &loaderBatches{}
 	synctest.Test(t, func(t *testing.T) {
 		store := newLoaderStore()
-		cfg := cache.LoaderConfig[string, string]{LoadMany: src.loadMany, Store: store}
+		cfg := cache.LoaderConfig[string, string]{Name: "default", LoadMany: src.loadMany, Store: store}
 		a, b := cache.MustNewLoader(cfg), cache.MustNewLoader(cfg)
 		defer a.Close()
 		defer b.Close()
@@ -498,7 +500,7 @@ func TestLoaderGetManyAsksTheStoreFirst(t *testing.T) {
 func TestLoaderFleetLoadsEachKeyOfABatchOnce(t *testing.T) {
 	src := &loaderBatches{slow: time.Second}
 	synctest.Test(t, func(t *testing.T) {
-		cfg := cache.LoaderConfig[string, string]{LoadMany: src.loadMany, Store: newLoaderStore(), MaxLoads: 2}
+		cfg := cache.LoaderConfig[string, string]{Name: "default", LoadMany: src.loadMany, Store: newLoaderStore(), MaxLoads: 2}
 		var wg sync.WaitGroup
 		for range 4 {
 			l := cache.MustNewLoader(cfg)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"time"
 )
 
 // Peek returns the value of key if it is in memory, fresh or stale. It loads
@@ -84,24 +83,6 @@ func (l *Loader[K, V]) Delete(ctx context.Context, keys ...K) error {
 	return errors.Join(errs...)
 }
 
-// DeleteTags is [Loader.Delete] for every key whose value has one of the tags,
-// by [LoaderConfig.Tags]. As the value that a load will bring is not known, no
-// load that is running meanwhile is kept. It takes time for each key that it
-// finds in memory, not for the others.
-func (l *Loader[K, V]) DeleteTags(ctx context.Context, tags ...string) error {
-	l.dropTags(tags)
-	if l.tier == nil || len(tags) == 0 {
-		return nil
-	}
-	var errs []error
-	for _, tag := range tags {
-		errs = append(errs, l.markTag(ctx, tag))
-	}
-	l.dropTags(tags)
-	errs = append(errs, l.publish(ctx, loaderMessage{Tags: tags}))
-	return errors.Join(errs...)
-}
-
 // DeleteFunc is [Loader.Delete] for every key in memory for whose value match
 // returns true; what only the Store or another process has isn't seen. Negative
 // answers and kept errors are forgotten, and no load that is running meanwhile
@@ -134,21 +115,6 @@ func (l *Loader[K, V]) drop(keys []K) {
 	}
 }
 
-func (l *Loader[K, V]) dropTags(tags []string) {
-	l.ground(nil)
-	for i := range l.shards {
-		s := &l.shards[i]
-		s.mu.Lock()
-		for _, tag := range tags {
-			for e := range s.tagged[tag] {
-				s.forget(e)
-				s.policy.remove(e)
-			}
-		}
-		s.mu.Unlock()
-	}
-}
-
 // ground sees to it that no load that is running is kept, and forgets the
 // entries that drop, if not nil, says.
 func (l *Loader[K, V]) ground(drop func(*loaderEntry[K, V]) bool) {
@@ -177,12 +143,3 @@ func (l *Loader[K, V]) ground(drop func(*loaderEntry[K, V]) bool) {
 		s.mu.Unlock()
 	}
 }
-
-// A tag that was deleted leaves a mark in the Store, the time at which: what
-// was loaded before then and has the tag is dead, in whatever process's memory
-// or in the Store.
-
-// loaderSkew is by how much the clocks of the processes may differ.
-const loaderSkew = time.Second
-
-func (l *Loader[K, V]) tagKey(tag string) string { return l.cfg.Name + "#" + tag }

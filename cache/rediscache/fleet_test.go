@@ -131,6 +131,7 @@ func TestNoGetFailsWhileRedisIsFlushedHungAndKilled(t *testing.T) {
 	var fleet []*cache.Loader[int, int]
 	for range 2 {
 		l := cache.MustNewLoader(cache.LoaderConfig[int, int]{
+			Name:         "numbers",
 			Load:         func(_ context.Context, k int) (int, error) { return -k, nil },
 			Store:        rediscache.New("test:", rdb),
 			TTL:          50 * time.Millisecond, // so that the store is asked often
@@ -196,6 +197,7 @@ func TestADeleteLeavesTheMemoryOfTheOtherProcesses(t *testing.T) {
 	defer rdb.Close()
 	var loads atomic.Int64
 	cfg := cache.LoaderConfig[string, int64]{
+		Name:  "counts",
 		Load:  func(context.Context, string) (int64, error) { return loads.Add(1), nil },
 		Store: rediscache.New("test:", rdb),
 		Tags:  func(key string, _ int64) []string { return []string{key[:1]} },

@@ -81,7 +81,7 @@ var unlock = redis.NewScript(`if redis.call("GET", KEYS[1]) == ARGV[1] then retu
 // or nil if somebody else holds it. It is one instance's lock: when a replica
 // takes over, two may hold it, which costs one more load.
 func (s *Store) Lock(ctx context.Context, key string, ttl time.Duration) (func(context.Context) error, error) {
-	name, token := s.prefix+key+"#lock", rand.Text()
+	name, token := s.prefix+"#lock:"+key, rand.Text()
 	taken, err := s.rdb.SetNX(ctx, name, token, max(ttl, time.Millisecond)).Result()
 	if err != nil || !taken {
 		return nil, err

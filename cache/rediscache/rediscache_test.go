@@ -61,8 +61,8 @@ func TestLockIsGivenToOneAndGivenBackByItsHolderAlone(t *testing.T) {
 	third, err := s.Lock(ctx, "a", time.Minute)
 	require.NoError(t, err)
 	require.Nil(t, third, "the second still holds it")
-	require.LessOrEqual(t, rdb.PTTL(ctx, "shop:a#lock").Val(), time.Minute, "and not for ever")
-	require.Positive(t, rdb.PTTL(ctx, "shop:a#lock").Val())
+	require.LessOrEqual(t, rdb.PTTL(ctx, "shop:#lock:a").Val(), time.Minute, "and not for ever")
+	require.Positive(t, rdb.PTTL(ctx, "shop:#lock:a").Val())
 }
 
 func TestSubscribersHearEachOtherAndOfACutConnection(t *testing.T) {
