@@ -1,0 +1,3 @@
+// Package degrade compares the shedder with adaptive limiters that people use
+// today. See README.md.
+package degrade
