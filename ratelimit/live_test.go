@@ -77,7 +77,7 @@ func TestPeekSpendsNothing(t *testing.T) {
 	d := l.Peek(ctx, "k")
 	require.False(t, d.Allowed)
 	require.InDelta(t, 20*time.Minute, d.RetryAfter, float64(time.Minute))
-	require.InDelta(t, time.Hour, d.FullAfter, float64(time.Minute))
+	require.InDelta(t, time.Hour, d.FullAfter(), float64(time.Minute))
 	require.Zero(t, l.Stats().Refused)
 }
 

@@ -75,6 +75,7 @@ type memory struct {
 	seed   seed
 	atomic bool // one limit per ask: tables may be written without a lock
 	tables []*table
+	first  *table // tables[0]
 }
 
 func newMemory(own, groups, maxKeys int) *memory {
@@ -83,6 +84,7 @@ func newMemory(own, groups, maxKeys int) *memory {
 	for range groups {
 		m.tables = append(m.tables, newTable(1, maxKeys))
 	}
+	m.first = m.tables[0]
 	return m
 }
 
@@ -98,7 +100,7 @@ func (m *memory) now() int64 { return int64(time.Since(m.base)) * ticksPerNano }
 func (m *memory) take(a *ask) {
 	now := m.now()
 	if lim := a.limits[0]; m.atomic && a.n <= lim.rate.Burst {
-		debt, wait, ok := m.tables[0].take(m.seed.hash(a.keys[0]), now, a.n, lim)
+		debt, wait, ok := m.first.take(m.seed.hash(a.keys[0]), now, a.n, lim)
 		if ok {
 			a.allowed, a.debts[0], a.wait = wait <= 0, debt, max(wait, 0)
 			return

@@ -180,18 +180,22 @@ func (l *limit) cost(at int64, n int) int64 {
 
 // remaining returns the whole tokens in a bucket that is debt ticks from full.
 func (l *limit) remaining(debt int64) int {
-	left := l.room - max(debt, 0)
-	switch {
-	case left <= 0:
+	left := l.room - debt
+	if !l.exact || left <= 0 {
+		return l.remainingInexact(left)
+	}
+	n := int64(float64(left) * l.inverse) // a division takes longer, but is never off by one
+	if over := left - n*l.every; over < 0 {
+		n--
+	} else if over >= l.every {
+		n++
+	}
+	return int(n)
+}
+
+func (l *limit) remainingInexact(left int64) int {
+	if left <= 0 {
 		return 0
-	case l.exact:
-		n := int64(float64(left) * l.inverse) // a division takes longer
-		if n*l.every > left {
-			n--
-		} else if (n+1)*l.every <= left {
-			n++
-		}
-		return int(n)
 	}
 	hi, lo := bits.Mul64(uint64(left), l.requests)
 	n, _ := bits.Div64(hi, lo, l.period)

@@ -191,6 +191,7 @@ type Limiter struct {
 // fields.
 type plan struct {
 	limits   []*limit
+	first    *limit // limits[0]
 	policies string // the RateLimit-Policy field
 }
 
@@ -325,6 +326,7 @@ func (l *Limiter) newPlan(what string, rate Rate, also []Rate) (*plan, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	p.first = p.limits[0]
 	p.policies = policies(p.limits, l.groups)
 	return p, nil
 }
@@ -347,11 +349,12 @@ type Decision struct {
 	// the bucket. Zero if it was allowed, Never if its cost exceeds the burst.
 	RetryAfter time.Duration
 
-	// FullAfter is when that bucket will be full.
-	FullAfter time.Duration
-
-	by *limit // a pointer, so that a Decision is returned in registers
+	by   *limit // a pointer, so that a Decision is returned in registers
+	debt int64  // ticks
 }
+
+// FullAfter returns when the bucket of the rate that decided will be full.
+func (d Decision) FullAfter() time.Duration { return ticksToDuration(d.debt) }
 
 // Policy returns the name of the rate that decided: the one that refused, or
 // has the fewest tokens left.
@@ -385,10 +388,15 @@ func (l *Limiter) Allow(ctx context.Context, key string, n int) (Decision, error
 		return Decision{}, fmt.Errorf("ratelimit: Allow: n is %d, must be positive", n)
 	}
 	if l.plain {
-		if lim := l.plan.Load().limits[0]; n <= lim.rate.Burst {
+		if lim := l.plan.Load().first; n <= lim.rate.Burst {
 			m := l.mem.Load()
-			if debt, wait, ok := m.tables[0].take(m.seed.hash(key), m.now(), n, lim); ok {
-				l.count(wait <= 0, false, key)
+			debt, wait, ok := m.first.take(m.seed.hash(key), m.now(), n, lim)
+			if ok && wait <= 0 {
+				l.counts.mine().allowed.Add(1)
+				return Decision{Allowed: true, Remaining: lim.remaining(debt), by: lim, debt: debt}, nil
+			}
+			if ok {
+				l.count(false, false, key)
 				return l.verdict(lim, debt, wait, false), nil
 			}
 		}
@@ -546,7 +554,7 @@ func (l *Limiter) verdict(lim *limit, debt, wait int64, degraded bool) Decision 
 		Degraded:  degraded,
 		by:        lim,
 		Remaining: lim.remaining(debt),
-		FullAfter: ticksToDuration(debt),
+		debt:      debt,
 	}
 	if wait > 0 {
 		d.RetryAfter = Never

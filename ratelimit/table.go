@@ -125,7 +125,10 @@ func (t *table) take(h uint64, now int64, n int, lim *limit) (debt, wait int64, 
 			return 0, 0, false
 		}
 		due := max(int64(old), now)
-		next := due + lim.cost(due, n)
+		next := due + int64(n)*lim.every
+		if !lim.exact {
+			next = due + lim.cost(due, n)
+		}
 		if wait = next - now - lim.room; wait > 0 {
 			return due - now, wait, true
 		}
