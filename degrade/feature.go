@@ -44,6 +44,18 @@ func (s *Switch) Feature(name string, off Level) *Feature {
 	return f
 }
 
+// Lookup returns the feature of that name, or nil.
+func (s *Switch) Lookup(name string) *Feature {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.features {
+		if f.name == name {
+			return f
+		}
+	}
+	return nil
+}
+
 // Name returns the name.
 func (f *Feature) Name() string { return f.name }
 
