@@ -124,24 +124,38 @@ func (r *replay) attempt() io.ReadCloser {
 	return s
 }
 
-// again is the GetBody of an outgoing request: net/http asks for it when a
+// getBody is the GetBody of an outgoing request: net/http asks for it when a
 // connection turned out to be closed before anything was written to it.
-func (r *replay) again() (io.ReadCloser, error) {
+func (r *replay) getBody() (io.ReadCloser, error) {
 	if !r.rewind() {
 		return nil, errors.New("balancer: the body was read and is not kept")
 	}
 	return r.attempt(), nil
 }
 
-// rewind reports whether the body can be sent again, and makes sure that the
-// attempt before cannot read on.
+// again reports whether the body can be sent again.
+func (r *replay) again() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.againLocked()
+}
+
+func (r *replay) againLocked() bool {
+	return r.err == nil && !r.finished && (!r.started || r.get != nil || !r.reading && r.keep > 0 && !r.lost)
+}
+
+// rewind is again, and if so makes sure that the attempt before, which may still
+// be writing although its response is there, does not read on.
 func (r *replay) rewind() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !r.againLocked() {
+		return false
+	}
 	if r.now != nil {
 		r.now.closed = true
 	}
-	return r.err == nil && !r.finished && (!r.started || r.get != nil || !r.reading && r.keep > 0 && !r.lost)
+	return true
 }
 
 // settle says that there are no more attempts: the caller's body is closed when

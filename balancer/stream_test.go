@@ -65,23 +65,25 @@ func TestRequestAndResponseFlowAtTheSameTime(t *testing.T) {
 			_ = c.Flush()
 		}
 	})
-	rt := pool(t, balancer.Config{Backends: balancer.URLs(url)}).Transport(nil)
-	pr, pw := io.Pipe()
-	req, _ := http.NewRequest(http.MethodPost, "http://x/", pr)
-	resp, err := rt.RoundTrip(req)
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	out := bufio.NewReader(resp.Body)
-	for _, word := range []string{"one\n", "two\n"} {
-		_, err = io.WriteString(pw, word)
+	rt := pool(t, balancer.Config{Backends: balancer.URLs(url, url+"/")}).Transport(nil)
+	for _, method := range []string{http.MethodPost, http.MethodPut} { // of which one could be retried
+		pr, pw := io.Pipe()
+		req, _ := http.NewRequest(method, "http://x/", pr)
+		resp, err := rt.RoundTrip(req)
 		require.NoError(t, err)
-		line, err := out.ReadString('\n')
-		require.NoError(t, err)
-		require.Equal(t, "echo "+word, line)
+		out := bufio.NewReader(resp.Body)
+		for _, word := range []string{"one\n", "two\n"} {
+			_, err = io.WriteString(pw, word)
+			require.NoError(t, err)
+			line, err := out.ReadString('\n')
+			require.NoError(t, err)
+			require.Equal(t, "echo "+word, line)
+		}
+		_ = pw.Close()
+		_, err = out.ReadString('\n')
+		require.ErrorIs(t, err, io.EOF)
+		_ = resp.Body.Close()
 	}
-	_ = pw.Close()
-	_, err = out.ReadString('\n')
-	require.ErrorIs(t, err, io.EOF)
 }
 
 func TestExpectContinueIsAskedOfTheBackend(t *testing.T) {

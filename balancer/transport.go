@@ -114,6 +114,9 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if !b.another(&a.lease.tried) || !b.mayRetry() {
 			break
 		}
+		if x.body != nil && !x.body.rewind() {
+			break
+		}
 		discard(a.resp)
 		if !b.pause(req.Context(), n) {
 			x.close()
@@ -134,7 +137,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, a.err
 	}
 	if x.body != nil {
-		x.body.settle()
+		x.body.settle() // it may go on being sent while the response is read
 	}
 	if b.cfg.Sticky.Cookie != "" {
 		b.stick(req, a.resp, a.lease.e)
@@ -149,7 +152,7 @@ func (x *exchange) again(a *attempt) bool {
 		return false
 	case !x.safe && a.sent:
 		return false
-	case x.body != nil && !x.body.rewind():
+	case x.body != nil && !x.body.again():
 		return false
 	case a.resp != nil && a.resp.StatusCode == http.StatusSwitchingProtocols:
 		return false
@@ -260,8 +263,9 @@ func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l L
 		v = b.cfg.Verdict(resp, err)
 	}
 	if v == Refused && resp != nil {
-		if d := retryAfter(resp.Header, time.Now()); d > 0 {
-			e.rest.Store(int64(b.now() + d))
+		now := b.now()
+		if d := retryAfter(resp.Header, b.base.Add(now)); d > 0 {
+			e.rest.Store(int64(now + d))
 		}
 	}
 	settled = true
@@ -318,7 +322,7 @@ func (x *exchange) outgoing(ctx context.Context, e *Endpoint) *http.Request {
 	}
 	if x.body != nil {
 		o.req.Body = x.body.attempt()
-		o.req.GetBody = x.body.again
+		o.req.GetBody = x.body.getBody
 	}
 	return &o.req
 }
