@@ -27,8 +27,8 @@ type Change struct {
 // String returns a sentence such as "db: fail: timeout (was pass)".
 func (c Change) String() string {
 	s := c.Subject + ": " + c.To
-	if reason := strings.TrimSpace(c.Reason); reason != "" {
-		s += ": " + reason
+	if c.Reason != "" {
+		s += ": " + c.Reason
 	}
 	return s + " (was " + c.From + ")"
 }

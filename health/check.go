@@ -50,7 +50,7 @@ func (h *Checker) startLocked(c *check) {
 func (h *Checker) loop(ctx context.Context, c *check) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	timer := time.NewTimer(time.Duration(rand.Float64() * c.cfg.Jitter * float64(c.cfg.Every)))
+	timer := time.NewTimer(time.Duration(rand.Float64() * min(c.cfg.Jitter*float64(c.cfg.Every), float64(time.Second))))
 	defer timer.Stop()
 	for {
 		select {

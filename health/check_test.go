@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -421,102 +420,6 @@ func TestChecksAreRegisteredWhileTheServiceRuns(t *testing.T) {
 	})
 }
 
-func TestABeatThatStopsFails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		beat := &health.Beat{MaxAge: time.Minute}
-		h := one(health.Check{Probe: beat.Probe, Groups: health.Live, Every: 10 * time.Second, Fall: 1})
-		run(t, h)
-		for range 10 {
-			beat.Touch()
-			time.Sleep(50 * time.Second)
-			require.Equal(t, health.Pass, h.Status(health.Live))
-		}
-		time.Sleep(30 * time.Second)
-		require.Equal(t, health.Fail, h.Status(health.Live))
-		require.Contains(t, check(t, h, "it").Reason, "no beat for 1m1")
-		beat.Touch()
-		time.Sleep(2 * time.Second)
-		require.Equal(t, health.Pass, h.Status(health.Live))
-	})
-}
-
-func TestALoopThatNeverBeganIsNoticed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		beat := new(health.Beat)
-		h := one(health.Check{Probe: beat.Probe, Groups: health.Live, Fall: 1})
-		run(t, h)
-		require.Equal(t, health.Pass, h.Status(health.Live))
-		time.Sleep(80 * time.Second)
-		require.Equal(t, health.Fail, h.Status(health.Live))
-	})
-}
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-func TestRealTrafficCountsAsARunOfACheck(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var probes atomic.Int32
-		var status atomic.Int32
-		status.Store(200)
-		h := one(health.Check{Every: 10 * time.Second, Probe: func(context.Context) error { probes.Add(1); return nil }})
-		rt := h.Observe("it", roundTripper(func(*http.Request) (*http.Response, error) {
-			return &http.Response{StatusCode: int(status.Load()), Body: http.NoBody}, nil
-		}))
-		request := func(ctx context.Context) {
-			_, err := rt.RoundTrip(httptest.NewRequestWithContext(ctx, "GET", "http://inventory/", nil))
-			require.NoError(t, err)
-		}
-		run(t, h)
-		n := probes.Load()
-		for range 600 {
-			request(t.Context())
-			time.Sleep(100 * time.Millisecond)
-		}
-		require.Equal(t, n, probes.Load(), "the probe rests while requests flow")
-
-		status.Store(503)
-		for range 1000 {
-			request(t.Context())
-		}
-		require.True(t, h.Ready(), "a burst of failures is one failure")
-		gone, cancel := context.WithCancel(t.Context())
-		cancel()
-		for range 50 {
-			request(gone)
-			time.Sleep(100 * time.Millisecond)
-		}
-		require.True(t, h.Ready(), "callers that gave up say nothing")
-		for range 50 {
-			request(t.Context())
-			time.Sleep(100 * time.Millisecond)
-		}
-		require.False(t, h.Ready())
-		require.Equal(t, "answered 503", check(t, h, "it").Reason)
-
-		n = probes.Load()
-		time.Sleep(3 * time.Second)
-		require.Greater(t, probes.Load(), n, "without requests the probe is back")
-		require.True(t, h.Ready())
-		require.Panics(t, func() { h.Observe("nothing", nil) })
-	})
-}
-
-func TestAMeasuredValueIsShown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := one(health.Check{Probe: func(ctx context.Context) error {
-			health.Measure(ctx, 42, "%")
-			return nil
-		}})
-		run(t, h)
-		r := check(t, h, "it")
-		require.Equal(t, 42.0, r.Value)
-		require.Equal(t, "%", r.Unit)
-		health.Measure(t.Context(), 1, "%") // elsewhere it does nothing
-	})
-}
-
 func TestHooksComeInOrderAndMayPanicAndCallBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []string
@@ -535,6 +438,49 @@ func TestHooksComeInOrderAndMayPanicAndCallBack(t *testing.T) {
 			"startup: pass (was fail)",
 		}, got)
 		require.Equal(t, uint64(len(got)), h.Stats().HookPanics)
+	})
+}
+
+// In tavsec/gin-healthcheck a channel that nobody reads wedges the endpoint.
+func TestAHookThatHangsHoldsUpNeitherTheOtherChecksNorTheDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var down atomic.Bool
+		h := health.MustNew(health.Config{
+			Checks: map[string]health.Check{
+				"first": {Probe: fail, Optional: true, Jitter: -1},
+				"other": {Jitter: -1, Fall: 1, Every: 5 * time.Second, Probe: func(context.Context) error {
+					time.Sleep(time.Second)
+					if down.Load() {
+						return errDown
+					}
+					return nil
+				}},
+			},
+			OnChange: func(health.Change) { <-release },
+		})
+		front := h.Handler(teapot)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- h.Serve(ctx, &http.Server{Handler: front}, newSilent()) }()
+		time.Sleep(3 * time.Second)
+		require.Equal(t, 200, get(front, "/readyz").Code)
+		down.Store(true)
+		time.Sleep(10 * time.Second)
+		require.Equal(t, 503, get(front, "/readyz").Code)
+		time.Sleep(time.Minute)
+		require.Equal(t, health.Unknown, check(t, h, "first").Status, "the one that waits for the hook is stale")
+		cancel()
+		require.NoError(t, <-done)
+		close(release)
+	})
+}
+
+func TestAFirstResultComesWithinAMomentWhateverEveryIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := health.MustNew(health.Config{Checks: map[string]health.Check{"daily": {Probe: pass, Every: 24 * time.Hour, Jitter: 1}}})
+		run(t, h)
+		require.True(t, h.Ready())
 	})
 }
 

@@ -145,7 +145,9 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // sample keeps the history going without a viewer.
 func (p *Page) sample(now time.Time) {
-	p.mu.Lock()
+	if !p.mu.TryLock() {
+		return // a viewer is at it
+	}
 	defer p.mu.Unlock()
 	if n := len(p.points); n > 0 && now.Sub(p.points[n-1].at) < historyStep-historyStep/10 {
 		return

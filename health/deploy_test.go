@@ -2,6 +2,7 @@ package health_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -148,6 +149,20 @@ func newLB(lag time.Duration) *lb {
 	return b
 }
 
+// serve takes a request in whole before it passes it on. Without that,
+// httputil.ReverseProxy loses about one POST in 20,000 by itself: when the
+// backend's answer begins before the transport has seen the end of the body,
+// net/http closes that body under it, and the transport the connection.
+func (b *lb) serve(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	b.proxy.ServeHTTP(w, r)
+}
+
 // add puts a backend in, and probes it until it is not ready.
 func (b *lb) add(url string) {
 	b.mu.Lock()
@@ -180,12 +195,12 @@ func (b *lb) add(url string) {
 // whose requests are POSTs. It returns how many requests there were and how
 // many of them failed.
 func deploy(t *testing.T, delay time.Duration) (requests, posts, failed int64) {
-	balancer := newLB(150 * time.Millisecond)
+	balancer := newLB(100 * time.Millisecond)
 	old := []*process{start(t, delay), start(t, delay)}
 	for _, p := range old {
 		balancer.add(p.url)
 	}
-	front := &http.Server{Handler: balancer.proxy}
+	front := &http.Server{Handler: http.HandlerFunc(balancer.serve)}
 	ln := listen(t)
 	go front.Serve(ln)
 	defer front.Close()

@@ -86,6 +86,7 @@ func TestDrainingGoesThroughItsPhasesInOrder(t *testing.T) {
 			require.False(t, ln.isClosed())
 			require.Equal(t, 503, get(front, "/readyz").Code)
 			require.Equal(t, 200, get(front, "/livez").Code)
+			require.Equal(t, "1", get(front, "/livez").Header().Get("Spillway-Draining"), "on every response")
 		})
 		require.NoError(t, h.Serve(ctx, &http.Server{Handler: front}, ln))
 		require.Equal(t, []string{

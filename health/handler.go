@@ -18,7 +18,8 @@ type probeCounts struct {
 }
 
 // Handler returns a handler that answers /livez, /readyz and /startupz and
-// passes every other request to next. Put it outermost.
+// passes every other request to next. Put it outermost. A nil next answers 404,
+// for a port of its own.
 //
 // The answers are application/health+json: {"status":"pass"}, 200 for pass
 // and warn, 503 with Retry-After for fail, for GET and HEAD. For requests that
@@ -28,10 +29,14 @@ type probeCounts struct {
 // the last one does not exist.
 //
 // Other requests are counted and timed, event streams excepted, whose length
-// says nothing. While the service drains, their
-// responses carry "Spillway-Draining: 1" and, unless they upgrade, "Connection:
-// close", which over HTTP/2 sends GOAWAY.
+// says nothing.
+//
+// While the service drains, every response carries "Spillway-Draining: 1" and,
+// unless it upgrades, "Connection: close", which over HTTP/2 sends GOAWAY.
 func (h *Checker) Handler(next http.Handler) http.Handler {
+	if next == nil {
+		next = http.NotFoundHandler()
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch p := r.URL.Path; {
 		case p == "/readyz":
@@ -59,6 +64,8 @@ var (
 	noStore    = []string{"no-store"}
 	noSniff    = []string{"nosniff"}
 	retryLater = []string{retryAfter}
+	yes        = []string{"1"}
+	closing    = []string{"close"}
 )
 
 // probe answers one probe of group i.
@@ -76,12 +83,16 @@ func (h *Checker) probe(w http.ResponseWriter, r *http.Request, i int) {
 	now := h.now()
 	a := &h.loadAt(now).answers[i]
 	h.count(i, a.code, now)
-	writeProbe(w, r, a)
+	h.writeProbe(w, r, a)
 }
 
 // writeProbe writes a rendered answer. It does not allocate.
-func writeProbe(w http.ResponseWriter, r *http.Request, a *answer) {
+func (h *Checker) writeProbe(w http.ResponseWriter, r *http.Request, a *answer) {
 	header := w.Header()
+	if h.phase.Load() != int32(Serving) {
+		header["Spillway-Draining"] = yes
+		header["Connection"] = closing
+	}
 	header["Content-Type"] = healthJSON
 	header["Cache-Control"] = noStore
 	header["X-Content-Type-Options"] = noSniff

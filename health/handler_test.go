@@ -92,6 +92,7 @@ func TestProbesAreAnsweredBeforeTheChain(t *testing.T) {
 		require.Equal(t, 429, get(front, path).Code, path)
 	}
 	require.Equal(t, uint64(6), h.Stats().Requests, "probes are not among the requests")
+	require.Equal(t, 404, get(h.Handler(nil), "/").Code, "a port of its own")
 }
 
 // Six of eight libraries show the driver's error to anybody.

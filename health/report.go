@@ -220,5 +220,5 @@ func (h *Checker) writeDoc(w http.ResponseWriter, r *http.Request, i int, status
 		a.code = http.StatusServiceUnavailable
 	}
 	h.count(i, a.code, h.now())
-	writeProbe(w, r, &a)
+	h.writeProbe(w, r, &a)
 }

@@ -3,6 +3,7 @@ package health
 import (
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -110,7 +111,7 @@ func (h *Checker) renderLocked(now time.Time) *snapshot {
 				g.changes++
 				h.changeLocked(Change{
 					At: now, Subject: groupNames[i], From: old.status.String(), To: g.status.String(),
-					Reason: strings.Join(append(g.notes[:len(g.notes):len(g.notes)], g.reasons), " "),
+					Reason: strings.TrimSuffix(strings.Join(append(slices.Clone(g.notes), g.reasons), ", "), ", "),
 				})
 			}
 		}

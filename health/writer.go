@@ -27,9 +27,9 @@ func (w *writer) mark(code int) {
 		return
 	}
 	header := w.Header()
-	header.Set("Spillway-Draining", "1")
+	header["Spillway-Draining"] = yes
 	if code != http.StatusSwitchingProtocols {
-		header.Set("Connection", "close")
+		header["Connection"] = closing
 	}
 }
 

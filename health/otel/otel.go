@@ -30,7 +30,8 @@ import (
 // observable histograms in OpenTelemetry, so each part of a histogram is a
 // counter: .count, .sum, and .bucket with the attribute le.
 //
-// Where two sources emit the same series, the first has it.
+// Where two sources emit the same series, the first has it. A source that is
+// nil or panics is an error.
 func Register(meter metric.Meter, sources ...health.Source) (metric.Registration, error) {
 	instruments := map[string]metric.Float64Observable{}
 	var all []metric.Observable
@@ -86,7 +87,7 @@ func read(src health.Source, emit func(name, help, kind string, value float64, l
 }
 
 func instrument(meter metric.Meter, name, help, kind string) (metric.Float64Observable, error) {
-	name, unit := Name(name, kind)
+	name, unit := nameOf(name, kind)
 	switch kind {
 	case "counter", "histogram":
 		return meter.Float64ObservableCounter(name, metric.WithDescription(help), metric.WithUnit(unit))
@@ -96,8 +97,8 @@ func instrument(meter metric.Meter, name, help, kind string) (metric.Float64Obse
 	return nil, fmt.Errorf("otel: %s is of kind %q, which is none", name, kind)
 }
 
-// Name returns the OpenTelemetry name and the UCUM unit of a sample's metric.
-func Name(sample, kind string) (name, unit string) {
+// nameOf returns the OpenTelemetry name and the UCUM unit of a sample's metric.
+func nameOf(sample, kind string) (name, unit string) {
 	part := ""
 	unit = "1"
 	switch kind {
