@@ -49,10 +49,6 @@ func (p *parts) handler(next http.Handler) http.Handler {
 	return p.health.Handler(p.lim.Handler(p.pages.Handler(p.shed.Handler(p.sw.Handler(p.b.Handler(next))))))
 }
 
-func (p *parts) sources() []health.Source {
-	return []health.Source{p.health, p.lim, p.pages, p.shed, p.sw, p.b}
-}
-
 // proxy puts a balancer in front of next, which gets a server of its own.
 func proxy(t testing.TB, next http.Handler) (*balancer.Balancer, http.Handler) {
 	up := httptest.NewUnstartedServer(next)
