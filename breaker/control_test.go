@@ -218,6 +218,29 @@ func TestAProbesSlownessIsAFailure(t *testing.T) {
 	})
 }
 
+func TestRefusalsWhileProbingAskForASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.MustNew(steady(breaker.Config{Name: "mail", ConsecutiveFailures: 1, Probes: 2}))
+		_ = try(b, errDown)
+		time.Sleep(5 * time.Second)
+		done, err := b.Allow(t.Context())
+		require.NoError(t, err)
+		var e *breaker.OpenError
+		require.ErrorAs(t, try(b, nil), &e)
+		require.Equal(t, breaker.HalfOpen, e.State)
+		require.Equal(t, time.Second, e.RetryAfter())
+		require.Equal(t, "breaker: mail is half-open: probing", e.Error())
+		require.Equal(t, []string{"mail: half-open: 0 of 2 probes succeeded, 1 in flight"}, conditions(b))
+		done(nil)
+		require.Equal(t, []string{"mail: half-open: 1 of 2 probes succeeded, 0 in flight"}, conditions(b))
+
+		b.Reset()
+		_ = try(b, errDown)
+		time.Sleep(6 * time.Second)
+		require.Equal(t, []string{"mail: open, the next call will be a probe: a call failed"}, conditions(b))
+	})
+}
+
 func TestACancelledProbeGivesItsPlaceBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.MustNew(steady(breaker.Config{ConsecutiveFailures: 1, Probes: 1}))

@@ -205,12 +205,16 @@ func TestHandlerStreamsAndTakesOver(t *testing.T) {
 		fmt.Fprintln(w, "two")
 		w.Header().Set(http.TrailerPrefix+"Checksum", "42")
 	})
+	mux.HandleFunc("/flush", func(w http.ResponseWriter, _ *http.Request) {
+		w.(http.Flusher).Flush() // the header, before anything is written
+		fmt.Fprint(w, "late")
+	})
 	mux.HandleFunc("/early", func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusEarlyHints)
 		w.WriteHeader(http.StatusInternalServerError)
 	})
 	mux.HandleFunc("/copy", func(w http.ResponseWriter, _ *http.Request) {
-		n, err := io.Copy(w, strings.NewReader(strings.Repeat("x", 1<<20)))
+		n, err := io.Copy(w, io.LimitReader(strings.NewReader(strings.Repeat("x", 1<<20)), 1<<20))
 		require.NoError(t, err)
 		require.EqualValues(t, 1<<20, n)
 	})
@@ -222,7 +226,7 @@ func TestHandlerStreamsAndTakesOver(t *testing.T) {
 	})
 	guarded := b.Handler(mux)
 	var served sync.WaitGroup
-	served.Add(4)
+	served.Add(5)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer served.Done()
 		guarded.ServeHTTP(w, r)
@@ -246,6 +250,12 @@ func TestHandlerStreamsAndTakesOver(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, all, 1<<20)
 
+	resp, err = http.Get(srv.URL + "/flush")
+	require.NoError(t, err)
+	all, err = io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, "late", string(all))
+
 	resp, err = http.Get(srv.URL + "/early")
 	require.NoError(t, err)
 	require.Equal(t, 500, resp.StatusCode)
@@ -263,5 +273,5 @@ func TestHandlerStreamsAndTakesOver(t *testing.T) {
 	served.Wait()
 	s := b.Stats()
 	require.EqualValues(t, 1, s.Failed, "the 500 after the early hints")
-	require.EqualValues(t, 4, s.Succeeded+s.Failed)
+	require.EqualValues(t, 5, s.Succeeded+s.Failed)
 }
