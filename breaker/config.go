@@ -94,7 +94,8 @@ type Config struct {
 
 	// Key names the circuit that a request belongs to; "" is the Breaker's own.
 	// Nil means a circuit per host in [Breaker.Transport], and the Breaker's own
-	// in [Breaker.Handler]. See [ByRoute] and [AllTogether].
+	// in [Breaker.Handler]. See [ByRoute] and [AllTogether]. Of a key longer than
+	// 256 bytes a part and a hash are kept.
 	Key func(*http.Request) string
 
 	// MaxKeys bounds how many circuits are held. When there are more keys, the

@@ -1,6 +1,8 @@
 package breaker
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"hash/maphash"
 	"net/http"
 	"net/url"
@@ -41,6 +43,17 @@ func parseKey(s string) hostKey {
 		return hostKey{scheme, host}
 	}
 	return hostKey{host: s}
+}
+
+// maxKeyLen bounds a key in bytes. Keys may come from strangers: a path, say.
+const maxKeyLen = 256
+
+// shorten returns a key in place of one that is too long, the same one in every
+// process.
+func (k hostKey) shorten() hostKey {
+	long := k.String()
+	sum := sha256.Sum256([]byte(long))
+	return hostKey{host: strings.ToValidUTF8(long[:maxKeyLen/2], "") + "..." + hex.EncodeToString(sum[:16])}
 }
 
 // keyOf returns the key of a URL's host. It doesn't allocate for a URL in the
@@ -98,6 +111,9 @@ func (t *table) shard(k hostKey) *shard {
 
 // lookup returns the circuit of a key, which it makes if it must.
 func (f *family) lookup(k hostKey, now int64) *Breaker {
+	if len(k.scheme)+len(k.host) > maxKeyLen {
+		k = k.shorten()
+	}
 	s := f.keys.shard(k)
 	s.mu.Lock()
 	c, ok := s.lru.Get(k)

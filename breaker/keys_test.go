@@ -3,9 +3,11 @@ package breaker_test
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-spillway/spillway/breaker"
 	"github.com/stretchr/testify/require"
@@ -102,6 +104,19 @@ func TestACallThatOutlivesItsCircuitIsCounted(t *testing.T) {
 	done(errDown)
 	require.EqualValues(t, 1, b.Stats().Failed)
 	require.EqualValues(t, 1, b.Stats().Succeeded)
+}
+
+func TestALongKeyIsShortenedAndStillItsOwn(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{ConsecutiveFailures: 1})
+	long := strings.Repeat("€", 1<<20)
+	_ = try(b.For(long), errDown)
+	require.ErrorIs(t, try(b.For(long), nil), breaker.ErrOpen)
+	require.NoError(t, try(b.For(long+"!"), nil))
+	require.Less(t, len(b.Stats().LastFailure.Key), 256)
+	require.True(t, utf8.ValidString(b.Stats().LastFailure.Key))
+	require.NoError(t, try(b.For(b.Stats().LastFailure.Key+"x"), nil))
+	require.ErrorIs(t, try(b.For(b.Stats().LastFailure.Key), nil), breaker.ErrOpen, "as a peer announces it")
+	require.ErrorIs(t, try(b.For("http://"+strings.Repeat("x", 252)), errDown), errDown)
 }
 
 func TestForcingACircuitThatWasForgottenForcesTheOneInItsPlace(t *testing.T) {
