@@ -71,6 +71,7 @@ type control struct {
 	proven   bool // more slots were tried, and did not help
 	trial    trial
 	home     float64 // where a series of trials of fewer slots began; 0 none
+	homeRate float64 // and what was done there
 	nextDown int64
 	below    int64 // when fewer slots last did less
 	nextUp   int64
@@ -316,14 +317,24 @@ func (c *control) judge(now int64, settle float64) int {
 			c.checked = now < c.below+30e9
 		}
 		return c.set(now, settle, max(t.limit, min(t.limit*gain, c.limit)))
+	case t.dir < 0 && !below && c.home > 0 && x < c.homeRate*(1+c.limit/c.home)/2:
+		// Step by step no loss was seen, but all together there is one.
+		to := min(c.home, c.limit*c.homeRate/x*headroom)
+		c.home = 0
+		c.rebase(now, c.limit/x, n)
+		c.nextDown = now + int64(c.backoff)
+		return c.set(now, settle, to)
 	case below: // less done: the backend itself is slower
 		c.rebase(now, c.limit/x, n)
+		c.home = 0
 		c.backoff = min(c.backoff*2, 60e9)
 		c.below = now
 		c.nextDown = now + int64(c.backoff)
 		return c.set(now, settle, min(t.limit, c.limit/gain*headroom))
 	default: // as much done
-		c.home = max(c.home, t.limit)
+		if c.home == 0 {
+			c.home, c.homeRate = t.limit, t.tempo.rate()
+		}
 		c.pool.fade(150)
 		c.backoff = 1e9
 		c.proven = false
