@@ -87,6 +87,20 @@ func BenchmarkMiss(b *testing.B) {
 	}
 }
 
+func BenchmarkMissThatEvicts(b *testing.B) {
+	h := cache.MustNew(cache.Config{MaxBytes: 8 << 20}).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=3600")
+		io.WriteString(w, "x")
+	}))
+	r, w := benchRequest(page), &nullWriter{http.Header{}}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		clear(w.h)
+		r.URL.RawQuery = fmt.Sprint(i)
+		h.ServeHTTP(w, r)
+	}
+}
+
 func BenchmarkUncacheable(b *testing.B) {
 	h := cache.MustNew(cache.Config{}).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")

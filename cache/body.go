@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	firstChunk = 4 << 10
+	firstChunk = 512
 	chunkSize  = 64 << 10
+	readSize   = 4 << 10 // what is read at a time when nothing is announced
 
 	// overflowWindow is how far the writer of a body that is not kept may be
 	// ahead of its slowest reader.
@@ -54,7 +55,7 @@ func newBody(size, limit int64, budget *atomic.Int64) *body {
 func (b *body) write(ctx context.Context, p []byte) (int, error) {
 	n := 0
 	for len(p) > 0 {
-		buf, err := b.space(ctx)
+		buf, err := b.space(ctx, len(p))
 		if err != nil {
 			return n, err
 		}
@@ -68,7 +69,7 @@ func (b *body) write(ctx context.Context, p []byte) (int, error) {
 // readFrom appends what r holds without a buffer of its own.
 func (b *body) readFrom(ctx context.Context, r io.Reader) (n int64, err error) {
 	for {
-		buf, err := b.space(ctx)
+		buf, err := b.space(ctx, readSize)
 		if err != nil {
 			return n, err
 		}
@@ -86,8 +87,9 @@ func (b *body) readFrom(ctx context.Context, r io.Reader) (n int64, err error) {
 	}
 }
 
-// space returns room to write into, which commit then makes part of the body.
-func (b *body) space(ctx context.Context) ([]byte, error) {
+// space returns room to write into, for want bytes or fewer, which commit then
+// makes part of the body.
+func (b *body) space(ctx context.Context, want int) ([]byte, error) {
 	b.mu.Lock()
 	for b.overflow && b.lagLocked() >= overflowWindow {
 		if len(b.readers) == 0 {
@@ -112,18 +114,18 @@ func (b *body) space(ctx context.Context) ([]byte, error) {
 			return c[len(c):cap(c)], nil
 		}
 	}
-	c := make([]byte, 0, b.nextChunkLocked())
+	c := make([]byte, 0, b.nextChunkLocked(int64(want)))
 	b.chunks = append(b.chunks, c)
 	b.takeLocked(int64(cap(c)))
 	return c[:cap(c)], nil
 }
 
 // nextChunkLocked sizes the next chunk: exactly, if the rest is announced.
-func (b *body) nextChunkLocked() int64 {
+func (b *body) nextChunkLocked(want int64) int64 {
 	if b.hint > 0 {
 		return min(b.hint, chunkSize)
 	}
-	return min(max(b.size, firstChunk), chunkSize)
+	return min(max(b.size, want, firstChunk), chunkSize)
 }
 
 // takeLocked counts n bytes, and gives up keeping the body if all bodies on

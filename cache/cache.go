@@ -166,6 +166,8 @@ type Cache struct {
 	normal      normalizers
 	keys        keyMaker
 
+	ages, ttls lineTable
+
 	base   time.Time // what all times in entries are relative to, so that 0 is long ago
 	policy *policy
 	budget atomic.Int64 // bytes that bodies on their way may still take
@@ -221,6 +223,7 @@ func New(cfg Config) (*Cache, error) {
 			name = "Spillway"
 		}
 		c.statusName = statusName(name)
+		c.ttls.prefix = c.statusName + "; hit; ttl="
 	}
 	if c.cfg.Name == "" {
 		c.cfg.Name = "default"

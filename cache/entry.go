@@ -3,7 +3,6 @@ package cache
 import (
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -56,7 +55,6 @@ type entry struct {
 	// it back.
 	gone       atomic.Bool
 	refreshing atomic.Bool // a revalidation in the background is on its way
-	stamp      atomic.Pointer[stamp]
 }
 
 // rules are what an entry's directives say about its reuse.
@@ -75,22 +73,15 @@ type field struct {
 	add    bool // the handler added to what outer layers had set
 }
 
-// A stamp is the part of an entry's header that changes every second.
-type stamp struct {
-	age    int64
-	ageSet []string
-	status []string // Cache-Status, with what the entry had of it in front
-}
-
 const (
-	entryOverhead = int64(unsafe.Sizeof(entry{})) + 64 // its slot in the map, twice over, and a stamp
+	entryOverhead = int64(unsafe.Sizeof(entry{})) + 64 // and its slot in the map, twice over
 	fieldOverhead = int64(unsafe.Sizeof(field{})) + 16
 	tagOverhead   = 80
 )
 
 // weigh sets the cost of e, all that it keeps in memory.
 func (e *entry) weigh() {
-	n := entryOverhead + int64(len(e.key)) + int64(unsafe.Sizeof(stamp{})) + 96
+	n := entryOverhead + int64(len(e.key))
 	for _, fs := range [][]field{e.fields, e.trailer} {
 		for _, f := range fs {
 			n += fieldOverhead + int64(len(f.name))
@@ -185,21 +176,6 @@ func listField(name string) bool {
 		return true
 	}
 	return false
-}
-
-// stampAt returns the fields of e that change, for now.
-func (e *entry) stampAt(now time.Duration, name string) *stamp {
-	age := int64(e.age(now) / time.Second)
-	if s := e.stamp.Load(); s != nil && s.age == age {
-		return s
-	}
-	s := &stamp{age: age, ageSet: []string{strconv.FormatInt(age, 10)}}
-	if name != "" {
-		line := name + "; hit; ttl=" + strconv.FormatInt(int64((e.life-e.age(now))/time.Second), 10)
-		s.status = appendStatus(e.field("Cache-Status"), line)
-	}
-	e.stamp.Store(s)
-	return s
 }
 
 // newFields takes from h what may be stored: not what belongs to the

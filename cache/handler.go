@@ -90,7 +90,7 @@ func (h *handler) hit(w http.ResponseWriter, r *http.Request, l *lookup, e *entr
 		return false
 	}
 	c.policy.touch(e)
-	rep.write(w, e.stampAt(now, c.statusName))
+	rep.write(w, c.stampAt(e, now))
 	c.done(r, e.hash, Hit, reasonNone)
 	return true
 }
@@ -153,7 +153,7 @@ func (h *handler) stale(w http.ResponseWriter, r *http.Request, l *lookup, e *en
 		c.refresh(r, l, key, e, func(f *flight, out *http.Request) { h.fill(f, out, l) })
 	}
 	c.policy.touch(e)
-	rep.write(w, e.stampAt(now, c.statusName))
+	rep.write(w, c.stampAt(e, now))
 	c.done(r, e.hash, Stale, reasonNone)
 	return true
 }
@@ -177,7 +177,7 @@ func (h *handler) lead(w http.ResponseWriter, r *http.Request, l *lookup, f *fli
 	if e := f.fromTier(r.Context(), l); e != nil {
 		returned = true
 		if rep, ok := l.replyFor(e, c.wall(c.now())); ok {
-			rep.write(w, e.stampAt(c.now(), c.statusName))
+			rep.write(w, c.stampAt(e, c.now()))
 			c.done(r, f.hash, Hit, reasonNone)
 			return true
 		}
@@ -247,7 +247,7 @@ func (h *handler) follow(w http.ResponseWriter, r *http.Request, l *lookup, f *f
 
 // stream sends a body that is still growing. It reports false if that broke
 // off before anything was sent.
-func (h *handler) stream(w http.ResponseWriter, r *http.Request, f *flight, rd *bodyReader, rep *reply, st *stamp) bool {
+func (h *handler) stream(w http.ResponseWriter, r *http.Request, f *flight, rd *bodyReader, rep *reply, st stamp) bool {
 	c := h.c
 	rc := http.NewResponseController(w)
 	started := false

@@ -64,10 +64,10 @@ func (l *lookup) replyFor(e *entry, now time.Time) (rep reply, ok bool) {
 }
 
 // putHeader writes the header of rep to h.
-func (rep *reply) putHeader(h http.Header, st *stamp) {
+func (rep *reply) putHeader(h http.Header, st stamp) {
 	e := rep.e
 	e.putHeader(h)
-	h["Age"] = st.ageSet
+	h["Age"] = st.age
 	if st.status != nil {
 		h["Cache-Status"] = st.status
 	}
@@ -117,7 +117,7 @@ func (rep *reply) body() [][]byte {
 }
 
 // write sends rep.
-func (rep *reply) write(w http.ResponseWriter, st *stamp) {
+func (rep *reply) write(w http.ResponseWriter, st stamp) {
 	h := w.Header()
 	rep.putHeader(h, st)
 	trailer := !rep.bare && !rep.cut && len(rep.e.trailer) > 0

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -70,13 +71,54 @@ func (f *forward) line(name string) string {
 	return string(b)
 }
 
-// stampOf returns the changing fields of an answer from e that is not a plain
-// hit.
-func (c *Cache) stampOf(e *entry, now time.Duration, line string) *stamp {
-	age := max(0, int64(e.age(now)/time.Second))
-	s := &stamp{age: age, ageSet: []string{strconv.FormatInt(age, 10)}}
-	if c.statusName != "" {
-		s.status = appendStatus(e.field("Cache-Status"), line)
+// A stamp is the part of a header that differs from one second to the next.
+type stamp struct {
+	age    []string
+	status []string // Cache-Status, after what the response came with; nil for none
+}
+
+// stampAt returns the stamp of a hit on e. It does not allocate, unless a
+// cache before this one had something to say.
+func (c *Cache) stampAt(e *entry, now time.Duration) stamp {
+	age := e.age(now)
+	st := stamp{age: c.ages.line(int64(age / time.Second))}
+	if c.statusName == "" {
+		return st
 	}
-	return s
+	st.status = c.ttls.line(int64((e.life - age) / time.Second))
+	if upstream := e.field("Cache-Status"); upstream != nil {
+		st.status = appendStatus(upstream, st.status[0])
+	}
+	return st
+}
+
+// stampOf returns the stamp of an answer from e that is not a plain hit.
+func (c *Cache) stampOf(e *entry, now time.Duration, line string) stamp {
+	st := stamp{age: c.ages.line(max(0, int64(e.age(now)/time.Second)))}
+	if c.statusName != "" {
+		st.status = appendStatus(e.field("Cache-Status"), line)
+	}
+	return st
+}
+
+// A lineTable keeps the header lines that end in a number, so that those in
+// use at the time need not be made for every response.
+type lineTable struct {
+	prefix string
+	slots  [1 << 12]atomic.Pointer[numbered]
+}
+
+type numbered struct {
+	n    int64
+	line []string
+}
+
+func (t *lineTable) line(n int64) []string {
+	slot := &t.slots[uint64(n)%uint64(len(t.slots))]
+	if p := slot.Load(); p != nil && p.n == n {
+		return p.line
+	}
+	p := &numbered{n, []string{t.prefix + strconv.FormatInt(n, 10)}}
+	slot.Store(p)
+	return p.line
 }

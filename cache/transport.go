@@ -128,7 +128,7 @@ func (t *transport) stored(r *http.Request, l *lookup, key string, e *entry, now
 	}
 	c.policy.touch(e)
 	c.done(r, e.hash, result, reasonNone)
-	return rep.response(r, e.stampAt(now, c.statusName))
+	return rep.response(r, c.stampAt(e, now))
 }
 
 // other sends a request that the cache does not answer.
@@ -232,7 +232,7 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 			return nil, nil
 		}
 		c.done(r, f.hash, Hit, reasonNone)
-		return rep.response(r, e.stampAt(c.now(), c.statusName)), nil
+		return rep.response(r, c.stampAt(e, c.now())), nil
 	}
 	stop := f.watch(r.Context())
 	out := f.request(r, l)
@@ -390,7 +390,7 @@ func (t *transport) follow(r *http.Request, l *lookup, f *flight) (resp *http.Re
 }
 
 // response returns rep as an answer to r.
-func (rep *reply) response(r *http.Request, st *stamp) *http.Response {
+func (rep *reply) response(r *http.Request, st stamp) *http.Response {
 	h := make(http.Header, len(rep.e.fields)+4)
 	rep.putHeader(h, st)
 	resp := &http.Response{
