@@ -68,6 +68,30 @@ func BenchmarkRequest(b *testing.B) {
 	})
 }
 
+// BenchmarkWatched is the same with a dashboard that nobody looks at and a
+// handler of metrics that nobody asks, which keep a history in the background.
+func BenchmarkWatched(b *testing.B) {
+	for _, watched := range []bool{false, true} {
+		b.Run(map[bool]string{false: "without", true: "with"}[watched], func(b *testing.B) {
+			var calls atomic.Int64
+			h := tenChecks(&calls)
+			if watched {
+				health.Dashboard(h)
+				health.Metrics(h)
+			}
+			go func() { _ = h.Run(b.Context()) }()
+			for !h.Ready() {
+			}
+			front := h.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+			r := httptest.NewRequest("GET", "/", nil)
+			w := &bare{header: http.Header{}}
+			for b.Loop() {
+				front.ServeHTTP(w, r)
+			}
+		})
+	}
+}
+
 func BenchmarkBeat(b *testing.B) {
 	beat := new(health.Beat)
 	b.ReportAllocs()

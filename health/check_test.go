@@ -472,6 +472,12 @@ func TestAHookThatHangsHoldsUpNeitherTheOtherChecksNorTheDrain(t *testing.T) {
 		require.Equal(t, health.Unknown, check(t, h, "first").Status, "the one that waits for the hook is stale")
 		cancel()
 		require.NoError(t, <-done)
+
+		// The same where the drain itself is the first to call it.
+		h = health.MustNew(health.Config{OnChange: func(health.Change) { <-release }})
+		begin := time.Now()
+		require.NoError(t, h.Serve(ctx, &http.Server{}, newSilent()))
+		require.Less(t, time.Since(begin), 10*time.Second)
 		close(release)
 	})
 }

@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
@@ -84,7 +85,7 @@ func Dashboard(sources ...Source) *Page {
 //	health.Dashboard(h).Allow(isOperator, h.MaintenanceActions()...)
 //
 // An action is a POST from the page itself; those from other sites are refused
-// whatever authorize says.
+// whatever authorize says. If authorize panics, the answer is no.
 func (p *Page) Allow(authorize func(*http.Request) bool, actions ...Action) *Page {
 	p.authorize, p.actions = authorize, slices.Clone(actions)
 	return p
@@ -236,7 +237,9 @@ func (p *Page) act(w http.ResponseWriter, r *http.Request, name string) {
 		refuse(w, r, http.StatusMethodNotAllowed, "An action is a POST.")
 		return
 	}
-	if http.NewCrossOriginProtection().Check(r) != nil || p.authorize == nil || !p.authorize(r) {
+	allowed := false
+	safely(func() { allowed = p.authorize != nil && p.authorize(r) })
+	if !allowed || http.NewCrossOriginProtection().Check(r) != nil {
 		refuse(w, r, http.StatusForbidden, "That is not allowed.")
 		return
 	}
@@ -245,7 +248,9 @@ func (p *Page) act(w http.ResponseWriter, r *http.Request, name string) {
 		refuse(w, r, http.StatusNotFound, "There is no such action.")
 		return
 	}
-	if err := p.actions[i].Do(r.Context()); err != nil {
+	err := errors.New("it panicked")
+	safely(func() { err = p.actions[i].Do(r.Context()) })
+	if err != nil {
 		refuse(w, r, http.StatusInternalServerError, name+": "+err.Error())
 		return
 	}

@@ -310,8 +310,10 @@ func TestActionsAreOffUntilAllowedAndAuthorised(t *testing.T) {
 	operator := func(r *http.Request) bool { return r.Header.Get("X-Operator") == "yes" }
 	page := health.Dashboard(h).Allow(operator, append(h.MaintenanceActions(), health.Action{
 		Name: "fail", Do: func(context.Context) error { return errors.New("no way") },
+	}, health.Action{
+		Name: "panic", Do: func(context.Context) error { panic("boom") },
 	})...)
-	require.Equal(t, []string{"maintenance on", "maintenance off", "fail"}, stateOf(t, page).Actions)
+	require.Equal(t, []string{"maintenance on", "maintenance off", "fail", "panic"}, stateOf(t, page).Actions)
 	require.Equal(t, 403, post(page, "action=maintenance+on"))
 	require.Equal(t, 403, post(page, "action=maintenance+on", "X-Operator", "yes", "Sec-Fetch-Site", "cross-site"), "another site may not")
 	require.Equal(t, 403, post(page, "action=maintenance+on", "X-Operator", "yes", "Origin", "https://evil.example"))
@@ -322,6 +324,8 @@ func TestActionsAreOffUntilAllowedAndAuthorised(t *testing.T) {
 	require.True(t, h.Ready())
 	require.Equal(t, 404, post(page, "action=reboot", "X-Operator", "yes"))
 	require.Equal(t, 500, post(page, "action=fail", "X-Operator", "yes"))
+	require.Equal(t, 500, post(page, "action=panic", "X-Operator", "yes"))
+	require.Equal(t, 403, post(health.Dashboard(h).Allow(func(*http.Request) bool { panic("bad token") }, h.MaintenanceActions()...), "action=maintenance+on"))
 	require.Equal(t, 405, get(page, "/-/?action=maintenance+on").Code, "a link can't do it")
 	require.Equal(t, 405, post(page, "state"))
 }

@@ -230,7 +230,16 @@ func (h *Checker) setPhase(p Phase) {
 		h.renderLocked(now)
 	}
 	h.mu.Unlock()
-	h.deliver()
+	// A hook that hangs must not keep the process from stopping.
+	delivered := make(chan struct{})
+	go func() {
+		defer close(delivered)
+		h.deliver()
+	}()
+	select {
+	case <-delivered:
+	case <-time.After(time.Second):
+	}
 }
 
 // delay waits for Delay, or until the traffic has stopped or force is closed.

@@ -74,8 +74,9 @@ type Config struct {
 
 	// OnChange is called after the status of a check or of a group changes
 	// and at each phase of draining, one at a time and in order, without
-	// locks held. It must not block: the check that caused the change waits
-	// for it. If it panics, that is counted and otherwise ignored.
+	// locks held. It should not block: the check that caused the change waits
+	// for it, and draining does for a second. If it panics, that is counted
+	// and otherwise ignored.
 	OnChange func(Change)
 }
 

@@ -306,6 +306,12 @@ func parts(g *gathering, r rates) (out []part) {
 	})
 	add("switch", "spillway_degrade_level", "switch", func(p *part, m ...string) {
 		p.gauge(g, "level", "", "spillway_degrade_level", m)
+		for _, name := range g.values("spillway_degrade_feature_share", "feature", m...) {
+			share := g.sum("spillway_degrade_feature_share", append(slices.Clone(m), "feature", name)...)
+			p.Rows = append(p.Rows, part{Kind: "feature", Name: name, Facts: []fact{
+				{Label: "share", Value: number(100 * share), Unit: "%", Tone: toneAbove(1-share, 0, math.Inf(1))},
+			}})
+		}
 		p.Tone = toneAbove(g.sum("spillway_degrade_level", m...), 0, math.Inf(1))
 	})
 	add("breaker", "spillway_breaker_state", "breaker", func(p *part, m ...string) {
