@@ -28,8 +28,8 @@ import (
 // gives up leaves the load to the others; a load that panics fails those who
 // wait for it and nobody else. A value that is past its TTL is served while it
 // is reloaded, and goes on being served when that fails. What the source
-// doesn't have is remembered too, for a shorter time. With a Store in between, a fleet of processes asks
-// the source once instead of once each.
+// doesn't have is remembered too, for a shorter time. With a Store in between, a
+// fleet of processes asks the source once instead of once each.
 //
 // A hit takes no lock and allocates nothing. What leaves memory when it is full
 // is what is asked for least, not what was asked for last, so that a scan over

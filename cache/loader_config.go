@@ -20,8 +20,7 @@ var ErrNotFound = errors.New("cache: not found")
 // [Loader.Close].
 var ErrLoaderClosed = errors.New("cache: loader is closed")
 
-// LoaderConfig configures a [Loader]. Load or LoadMany is required, and Encode
-// and Decode go together. Every other
+// LoaderConfig configures a [Loader]. Load or LoadMany is required. Every other
 // zero field is its default.
 type LoaderConfig[K comparable, V any] struct {
 	// Name labels its metrics, and tells its keys from those of other Loaders
@@ -30,11 +29,14 @@ type LoaderConfig[K comparable, V any] struct {
 	Name string
 
 	// Load asks the source for the value of key. It runs on a goroutine of its
-	// own, at most once at a time for each key. Its context has the values of
-	// the caller that started it, but not its deadline or cancellation: other
-	// callers may be waiting too. It ends after LoadTimeout and on Close.
+	// own, once at a time for each key; only when the key is invalidated
+	// meanwhile, it is called anew for those who ask after that. Its context
+	// has the values of the caller that started it, but not its deadline or
+	// cancellation: other callers may be waiting too. It ends after LoadTimeout
+	// and on Close.
 	//
-	// All callers are given the same value; they must not change what it points to.
+	// All callers are given the same value; they must not change what it
+	// points to.
 	Load func(ctx context.Context, key K) (V, error)
 
 	// LoadMany asks the source for many keys at once, at most MaxBatch. A key
@@ -80,7 +82,8 @@ type LoaderConfig[K comparable, V any] struct {
 	EarlyBeta float64
 
 	// NotFound reports whether an error of a load is an answer: there is no
-	// such thing. [ErrNotFound] always is. With database/sql, let it be errors.Is(err, sql.ErrNoRows).
+	// such thing. [ErrNotFound] always is. With database/sql, let it be
+	// errors.Is(err, sql.ErrNoRows).
 	NotFound func(err error) bool
 
 	// NotFoundTTL is how long that answer is kept. Default a tenth of TTL, at
@@ -138,7 +141,7 @@ type LoaderConfig[K comparable, V any] struct {
 	LockTTL time.Duration
 
 	// Encode and Decode turn values into bytes for the Store and for snapshots,
-	// and back. Default: encoding/json.
+	// and back; set both or none. Default: encoding/json.
 	Encode func(V) ([]byte, error)
 	Decode func([]byte) (V, error)
 

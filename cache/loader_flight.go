@@ -52,6 +52,10 @@ func (e *LoadPanicError) Unwrap() error {
 // miss waits for the load of a key that isn't in memory, and starts it if it
 // isn't running.
 func (l *Loader[K, V]) miss(ctx context.Context, s *loaderShard[K, V], hash uint64, key K) (V, error) {
+	if key != key { // a NaN: no map would ever give it back
+		var zero V
+		return zero, fmt.Errorf("cache: key %v is not equal to itself", key)
+	}
 	e, f, first := l.board(ctx, s, hash, key)
 	switch {
 	case e != nil:
@@ -256,7 +260,9 @@ func (l *Loader[K, V]) judge(f *loaderFlight[K, V], r *loaderResult[K, V], value
 		r.value, r.err, r.entry = value, nil, entry
 		return
 	}
-	if !errors.Is(err, ErrNotFound) && l.cfg.NotFound(err) {
+	if f.ctx.Err() != nil && errors.Is(err, f.ctx.Err()) {
+		err = context.Cause(f.ctx) // which says whether it was LoadTimeout or Close
+	} else if !errors.Is(err, ErrNotFound) && l.cfg.NotFound(err) {
 		err = loaderNotFound{err}
 	}
 	r.err = err

@@ -132,8 +132,8 @@ func (l *Loader[K, V]) departLocked() {
 	g.waiting = nil
 }
 
-// loaderLookUps bounds the calls of the Store that one batch makes at a time.
-const loaderLookUps = 16
+// loaderCalls bounds the calls of the Store that one batch makes at a time.
+const loaderCalls = 16
 
 // runMany loads the keys of all flights with one call of LoadMany, and lands
 // them. With a Store, those that it has need no loading; the others are locked
@@ -159,7 +159,7 @@ func (l *Loader[K, V]) runMany(flights []*loaderFlight[K, V]) {
 			l.land(f, &results[i])
 		}
 		var group errgroup.Group
-		group.SetLimit(loaderLookUps)
+		group.SetLimit(loaderCalls)
 		for i, f := range open {
 			group.Go(func() error {
 				l.store(f, &results[i])
@@ -224,7 +224,7 @@ func (l *Loader[K, V]) callMany(flights []*loaderFlight[K, V], results []loaderR
 func (l *Loader[K, V]) lookUpMany(flights []*loaderFlight[K, V]) (open []*loaderFlight[K, V], unlocks []func()) {
 	var mu sync.Mutex
 	var group errgroup.Group
-	group.SetLimit(loaderLookUps)
+	group.SetLimit(loaderCalls)
 	for _, f := range flights {
 		group.Go(func() error {
 			var r loaderResult[K, V]

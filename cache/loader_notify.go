@@ -77,11 +77,39 @@ func (l *Loader[K, V]) hear(message []byte) {
 	}
 	for _, text := range m.Keys {
 		if key, err := l.keys.decode(string(text)); err == nil {
-			l.drop([]K{key})
+			l.hearDeleted(key)
 		}
 	}
 	if len(m.Tags) > 0 {
 		l.dropTags(m.Tags)
+	}
+}
+
+// loaderLag is how long a message may be under way.
+const loaderLag = 2 * time.Second
+
+// hearDeleted forgets key. If a load of it has ended here just now, it may have
+// begun before the key was deleted and have written the old value to the Store
+// after that: then it must go from there once more.
+func (l *Loader[K, V]) hearDeleted(key K) {
+	hash := l.hash(key)
+	e := l.shard(hash).index.find(hash, key)
+	l.drop([]K{key})
+	if e == nil || l.now()-e.born-int64(e.took)*1000 > int64(loaderLag) {
+		return
+	}
+	text, err := l.storeKey(key)
+	if err != nil {
+		return
+	}
+	data, err := loaderCall(l.closing, l.tier, func(ctx context.Context) ([]byte, error) { return l.tier.store.Get(ctx, text) })
+	if err != nil {
+		return
+	}
+	// What another process has set or loaded since differs in when and how long.
+	there := l.unpack(key, hash, data)
+	if there != nil && there.took == e.took && there.born-e.born < int64(time.Millisecond) {
+		_ = l.unstore(l.closing, key)
 	}
 }
 

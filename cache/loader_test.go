@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -201,7 +202,7 @@ func TestLoaderCloseEndsTheLoadsThatRun(t *testing.T) {
 		from := time.Now()
 		require.NoError(t, l.Close())
 		require.Zero(t, time.Since(from))
-		require.Error(t, <-failed)
+		require.ErrorIs(t, <-failed, cache.ErrLoaderClosed)
 		_, err := l.Get(t.Context(), "a")
 		require.ErrorIs(t, err, cache.ErrLoaderClosed)
 		require.Equal(t, "kept", loaderGet(t, l, "b"))
@@ -227,4 +228,29 @@ func TestLoaderTurnsAPanicIntoAnErrorForThoseWhoWait(t *testing.T) {
 		require.Equal(t, "a", loaderGet(t, l, "a"), "and nothing else is broken")
 		require.EqualValues(t, 1, l.Stats().Panics)
 	})
+}
+
+func TestLoaderSaysThatALoadHasEndedAtItsDeadline(t *testing.T) {
+	src := &loaderSource{slow: time.Minute}
+	told := make(chan error, 1)
+	cfg := cache.LoaderConfig[string, string]{
+		LoadTimeout: time.Second,
+		OnLoad:      func(e cache.LoadEvent[string]) { told <- e.Err },
+	}
+	loaderBubble(t, src, cfg, func(t *testing.T, l *cache.Loader[string, string]) {
+		_, err := l.Get(t.Context(), "a")
+		synctest.Wait()
+		for _, err := range []error{err, <-told} {
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.ErrorContains(t, err, "LoadTimeout (1s)", "not only that some context has ended")
+		}
+	})
+}
+
+func TestLoaderRefusesAKeyThatCannotBeFoundAgain(t *testing.T) {
+	l := cache.MustNewLoader(cache.LoaderConfig[float64, int]{Load: func(context.Context, float64) (int, error) { return 1, nil }})
+	defer l.Close()
+	_, err := l.Get(t.Context(), math.NaN())
+	require.EqualError(t, err, "cache: key NaN is not equal to itself")
+	require.Zero(t, l.Stats().InFlight)
 }

@@ -195,7 +195,7 @@ func (l *Loader[K, V]) fetch(f *loaderFlight[K, V], key string, r *loaderResult[
 	e := l.unpack(f.key, f.hash, data)
 	switch {
 	case e == nil, l.now() >= e.expires:
-	case f.reload != nil && f.reload.state.Load()&loaderUnsure == 0 && e.expires <= f.reload.expires+int64(10*time.Millisecond):
+	case f.reload != nil && f.reload.state.Load()&loaderUnsure == 0 && e.expires <= loaderAfter(f.reload.expires, 10*time.Millisecond):
 		// The very answer that is to be reloaded, give or take the clocks.
 	case l.deadByTag(f.ctx, e):
 	default:

@@ -28,6 +28,7 @@ type loaderStore struct {
 
 	fail error         // every call fails
 	hang bool          // every call waits for its context
+	lag  time.Duration // messages are so long under way
 	deaf chan struct{} // every call waits for it, whatever its context says
 	slow time.Duration // every Set, Delete and Lock takes so long
 	gets atomic.Int64
@@ -134,9 +135,13 @@ func (s *loaderStore) Publish(ctx context.Context, message []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, sub := range s.subs {
-		sub <- message
-	}
+	time.AfterFunc(s.lag, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, sub := range s.subs {
+			sub <- message
+		}
+	})
 	return nil
 }
 
@@ -371,6 +376,7 @@ func TestLoaderDeleteReachesTheOtherProcesses(t *testing.T) {
 			require.Equal(t, "a#2", loaderGet(t, l, "a"))
 			synctest.Wait()
 		}
+		time.Sleep(time.Millisecond)
 		require.NoError(t, fleet[1].Set(t.Context(), "a", "mine"))
 		synctest.Wait()
 		for _, l := range fleet {
@@ -407,6 +413,31 @@ func TestLoaderDeleteWinsOverAGetThatFindsTheOldValueInTheStore(t *testing.T) {
 		require.Equal(t, "a#1", loaderGet(t, fleet[0], "a"), "Delete has not returned yet, and the store still has it")
 		require.NoError(t, <-deleted)
 		require.Equal(t, "a#2", loaderGet(t, fleet[0], "a"))
+	})
+}
+
+func TestLoaderDeleteWinsOverALoadInAnotherProcess(t *testing.T) {
+	src := &loaderSource{slow: time.Second}
+	loaderFleet(t, 2, false, src, cache.LoaderConfig[string, string]{}, func(t *testing.T, store *loaderStore, fleet []*cache.Loader[string, string]) {
+		store.set(func() { store.lag = time.Second })
+		go func() { _, _ = fleet[1].Get(t.Context(), "a") }()
+		time.Sleep(time.Second / 2)
+		require.NoError(t, fleet[0].Delete(t.Context(), "a"))
+		time.Sleep(2 * time.Second) // the load has ended, its value is in the store, and only then the message comes
+		for _, l := range fleet {
+			require.Equal(t, "a#2", loaderGet(t, l, "a"))
+		}
+	})
+}
+
+func TestLoaderDeleteDoesNotWaitForAHungStoreKeyByKey(t *testing.T) {
+	src := &loaderSource{}
+	cfg := cache.LoaderConfig[string, string]{StoreTimeout: 100 * time.Millisecond}
+	loaderFleet(t, 1, true, src, cfg, func(t *testing.T, store *loaderStore, fleet []*cache.Loader[string, string]) {
+		store.set(func() { store.hang = true })
+		from := time.Now()
+		require.ErrorIs(t, fleet[0].Delete(t.Context(), make([]string, 1000)...), context.DeadlineExceeded)
+		require.Equal(t, 100*time.Millisecond, time.Since(from))
 	})
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"iter"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Peek returns the value of key if it is in memory, fresh or stale. It loads
@@ -73,14 +75,20 @@ func (l *Loader[K, V]) Delete(ctx context.Context, keys ...K) error {
 	if l.tier == nil || len(keys) == 0 {
 		return nil
 	}
-	var errs []error
+	group, failed := errgroup.WithContext(ctx)
+	group.SetLimit(loaderCalls)
 	for _, key := range keys {
-		errs = append(errs, l.unstore(ctx, key))
+		group.Go(func() error {
+			if failed.Err() != nil && ctx.Err() == nil {
+				return nil // a Store that hangs is not to be waited for key by key
+			}
+			return l.unstore(ctx, key)
+		})
 	}
+	err := group.Wait()
 	// What began after the first drop may have found the old value in the Store.
 	l.drop(keys)
-	errs = append(errs, l.publish(ctx, loaderMessage{}, keys...))
-	return errors.Join(errs...)
+	return errors.Join(err, l.publish(ctx, loaderMessage{}, keys...))
 }
 
 // DeleteFunc is [Loader.Delete] for every key in memory for whose value match
