@@ -159,7 +159,7 @@ func (h *handler) other(w http.ResponseWriter, r *http.Request) {
 func (h *handler) keepPost(r *http.Request, status int, hd, outer http.Header, started time.Duration) *flight {
 	c := h.c
 	location := hd["Content-Location"]
-	if r.Method != http.MethodPost || status != http.StatusOK || len(location) != 1 || r.Header["Range"] != nil {
+	if r.Method != http.MethodPost || status != http.StatusOK || len(location) != 1 || location[0] == "" || r.Header["Range"] != nil {
 		return nil
 	}
 	scheme, host := requestOrigin(r, realmHandler)

@@ -64,9 +64,10 @@ func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 				errs = append(errs, fmt.Errorf("cache: Purge: URL %q is not absolute", t.value))
 				continue
 			}
+			host := hostOf(u.Host, u.Scheme)
 			for _, scheme := range []string{"http", "https"} {
 				u := *u
-				u.Scheme = scheme
+				u.Scheme, u.Host = scheme, host
 				for _, realm := range []byte{realmHandler, realmPrivate, realmShared} {
 					n += c.purgeURL(&u, realm, t.soft)
 				}

@@ -1,0 +1,397 @@
+package cache_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-spillway/spillway/cache"
+	"github.com/stretchr/testify/require"
+)
+
+// echo answers with what the request's fields say, as applications do that
+// build links from them.
+func echo(names ...string) *origin {
+	o := newOrigin()
+	o.serve = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		fmt.Fprint(w, r.Host, r.URL)
+		for _, name := range names {
+			fmt.Fprint(w, " ", r.Header.Values(name))
+		}
+	}
+	return o
+}
+
+func TestNobodyPoisonsTheCacheWithAHeader(t *testing.T) {
+	for _, name := range []string{
+		"X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Port", "X-Forwarded-Prefix",
+		"X-Forwarded-Path", "X-Forwarded-Server", "X-Host", "X-Original-URL", "X-Rewrite-URL", "X-Original-Host",
+		"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Forwarded-Ssl",
+	} {
+		o := echo(name)
+		h := cache.MustNew(cache.Config{}).Handler(o)
+		get(h, page, name, "evil")
+		w := get(h, page)
+		require.NotContains(t, w.Body.String(), "evil", name)
+		require.NotContains(t, get(h, page, name, "other").Body.String(), "evil", name)
+		require.Contains(t, status(get(h, page)), "hit", "%s: the honest have their own", name)
+	}
+	o := echo("Forwarded")
+	h := cache.MustNew(cache.Config{}).Handler(o)
+	get(h, page, "Forwarded", "for=1.2.3.4;host=evil")
+	require.NotContains(t, get(h, page).Body.String(), "evil")
+}
+
+func TestAClientsAddressIsNotInTheKey(t *testing.T) {
+	o := newOrigin("Cache-Control", "max-age=60")
+	h := cache.MustNew(cache.Config{}).Handler(o)
+	get(h, page, "X-Forwarded-For", "1.1.1.1", "Forwarded", "for=1.1.1.1", "X-Forwarded-Proto", "https")
+	w := get(h, page, "X-Forwarded-For", "2.2.2.2", "Forwarded", "for=2.2.2.2", "X-Forwarded-Proto", "https")
+	require.Contains(t, status(w), "hit")
+}
+
+func TestHostAndSchemeAreInTheKey(t *testing.T) {
+	o := echo()
+	h := cache.MustNew(cache.Config{}).Handler(o)
+	require.Contains(t, get(h, "http://a.example/x").Body.String(), "a.example")
+	require.Contains(t, get(h, "http://b.example/x").Body.String(), "b.example")
+	require.Contains(t, get(h, "http://a.example:8080/x").Body.String(), "8080")
+	r := httptest.NewRequest("GET", "http://a.example/x", nil)
+	r.TLS = &tls.ConnectionState{}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	require.NotContains(t, status(w), "hit", "a redirect to https must not answer https")
+	for _, same := range []string{"http://A.Example/x", "http://a.example:80/x"} {
+		require.Contains(t, status(get(h, same)), "hit", same)
+	}
+}
+
+func TestAMalformedHostDoesNotTouchTheCache(t *testing.T) {
+	o := newOrigin("Cache-Control", "max-age=60")
+	c := cache.MustNew(cache.Config{})
+	h := c.Handler(o)
+	for _, host := range []string{"a/b", "a?b", "a#b", "a b", `a\b`, "user@a", "a\x00b", strings.Repeat("a", 300)} {
+		r := httptest.NewRequest("GET", page, nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		require.Contains(t, status(w), "detail=malformed", "%q", host)
+	}
+	require.Zero(t, c.Stats().Entries)
+}
+
+func TestPathsThatDifferAreDifferent(t *testing.T) {
+	// What they mean only the origin knows; that the cache thinks them equal
+	// is how one is served for another.
+	paths := []string{"/a", "/a/", "/A", "//a", "/./a", "/b/../a", "/%61", "/a%2f", "/a%00", "/a;b", "/a%3Fb", "/a?", "/a?b", "/a?b=", "/a?b&c", "/a?c&b", "/a%20b", "/a+b", "/a%0D%0Ab"}
+	o := newOrigin()
+	o.serve = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		fmt.Fprint(w, r.URL.Opaque, r.URL.RawPath, "|", r.URL.Path, "|", r.URL.ForceQuery, r.URL.RawQuery)
+	}
+	h := cache.MustNew(cache.Config{}).Handler(o)
+	seen := map[string]string{}
+	for range 2 {
+		for _, p := range paths {
+			r := httptest.NewRequest("GET", "http://example.com/", nil)
+			u, err := url.ParseRequestURI(p)
+			require.NoError(t, err)
+			r.URL = u
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if seen[p] == "" {
+				seen[p] = w.Body.String()
+			}
+			require.Equal(t, seen[p], w.Body.String(), p)
+		}
+	}
+	require.EqualValues(t, len(paths), o.calls.Load())
+}
+
+func TestARequestWithABodyDoesNotTouchTheCache(t *testing.T) { // RFC 9110 §9.3.1
+	o := newOrigin()
+	o.serve = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		io.Copy(w, r.Body)
+	}
+	c := cache.MustNew(cache.Config{Shared: true})
+	h := c.Handler(o)
+	r := httptest.NewRequest("GET", page, strings.NewReader("evil"))
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	require.Equal(t, "evil", w.Body.String())
+	require.Contains(t, status(w), "request-body")
+	require.Empty(t, get(h, page).Body.String())
+	rt := c.Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+		b, _ := io.ReadAll(r.Body)
+		return &http.Response{StatusCode: 200, Header: http.Header{"Cache-Control": {"max-age=60"}}, Body: io.NopCloser(bytes.NewReader(b))}, nil
+	}))
+	for _, body := range []string{"one", "two"} {
+		r := httptest.NewRequest("GET", page, io.MultiReader(strings.NewReader(body)))
+		r.ContentLength = 0 // unknown, to a client
+		resp, err := rt.RoundTrip(r)
+		require.NoError(t, err)
+		b, _ := io.ReadAll(resp.Body)
+		require.Equal(t, body, string(b))
+	}
+}
+
+func TestAForgedLengthDoesNotTouchTheCache(t *testing.T) {
+	o := newOrigin("Cache-Control", "max-age=60")
+	h := cache.MustNew(cache.Config{}).Handler(o)
+	for _, name := range []string{"Content-Length", "Transfer-Encoding"} {
+		require.Contains(t, status(get(h, page, name, "5")), "request-body")
+	}
+}
+
+func TestAnErrorThatOneRequestCausedIsNotForAll(t *testing.T) {
+	// An origin that refuses an oversized header must not take the page down
+	// for everybody: 400 and 431 are not stored unless they say so.
+	for _, code := range []int{400, 413, 431, 500, 502, 503, 504} {
+		o := newOrigin()
+		o.serve = func(w http.ResponseWriter, r *http.Request) {
+			if len(r.Header.Get("X-Big")) > 100 {
+				w.WriteHeader(code)
+				return
+			}
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, "good")
+		}
+		h := cache.MustNew(cache.Config{TTL: time.Hour}).Handler(o)
+		require.Equal(t, code, get(h, page, "X-Big", strings.Repeat("x", 200)).Code)
+		require.Equal(t, "good", get(h, page).Body.String())
+	}
+}
+
+func TestACookieIsNotStored(t *testing.T) {
+	for policy, want := range map[cache.CookiePolicy]struct {
+		calls   int64
+		cookies []string
+	}{cache.CookieRefuse: {2, []string{"id=1"}}, cache.CookieStrip: {1, nil}, cache.CookieKeep: {1, []string{"id=1"}}} {
+		o := newOrigin("Cache-Control", "max-age=60", "Set-Cookie", "id=1")
+		h := cache.MustNew(cache.Config{SetCookie: policy}).Handler(o)
+		require.Equal(t, []string{"id=1"}, get(h, page).Header()["Set-Cookie"], "its own client gets it")
+		require.Equal(t, want.cookies, get(h, page).Header()["Set-Cookie"])
+		require.Equal(t, want.calls, o.calls.Load())
+	}
+}
+
+func TestTheCookieOfA304GoesToItsClientAlone(t *testing.T) {
+	o := newOrigin("Cache-Control", "max-age=0", "Etag", `"a"`)
+	h := cache.MustNew(cache.Config{}).Handler(o)
+	get(h, page)
+	o.set("Cache-Control", "max-age=60", "Set-Cookie", "id=1")
+	o.status, o.body = 304, ""
+	require.Equal(t, []string{"id=1"}, get(h, page).Header()["Set-Cookie"])
+	w := get(h, page)
+	require.Contains(t, status(w), "hit")
+	require.Empty(t, w.Header()["Set-Cookie"])
+}
+
+func TestKeys(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		key  cache.KeyConfig
+		a, b []string // path and fields
+		same bool
+	}{
+		{"ignored", cache.KeyConfig{IgnoreQuery: []string{"utm_*", "ref"}}, []string{"?a=1"}, []string{"?utm_source=x&a=1&ref=2"}, true},
+		{"ignored when escaped", cache.KeyConfig{IgnoreQuery: []string{"utm_*"}}, []string{"?a=1"}, []string{"?a=1&%75tm_x=2"}, true},
+		{"not ignored", cache.KeyConfig{IgnoreQuery: []string{"ref"}}, []string{"?a=1"}, []string{"?a=1&refs=2"}, false},
+		{"whole query ignored", cache.KeyConfig{IgnoreQuery: []string{"*"}}, []string{""}, []string{"?a=1"}, true},
+		{"sorted", cache.KeyConfig{SortQuery: true}, []string{"?a=1&b=2"}, []string{"?b=2&a=1"}, true},
+		{"one name keeps its order", cache.KeyConfig{SortQuery: true}, []string{"?a=1&a=2"}, []string{"?a=2&a=1"}, false},
+		{"header", cache.KeyConfig{Headers: []string{"x-tenant"}}, []string{"", "X-Tenant", "1"}, []string{"", "X-Tenant", "2"}, false},
+		{"same header", cache.KeyConfig{Headers: []string{"x-tenant"}}, []string{"", "X-Tenant", "1"}, []string{"", "X-Tenant", "1"}, true},
+		{"cookie", cache.KeyConfig{Cookies: []string{"lang"}}, []string{"", "Cookie", "lang=de; s=1"}, []string{"", "Cookie", "lang=en; s=1"}, false},
+		{"same cookie", cache.KeyConfig{Cookies: []string{"lang"}}, []string{"", "Cookie", "lang=de; s=1"}, []string{"", "Cookie", "lang=de; s=2"}, true},
+		{"partition", cache.KeyConfig{Partition: func(r *http.Request) string { return r.Header.Get("P") }}, []string{"", "P", "1"}, []string{"", "P", "2"}, false},
+		{"no piece passes for another", cache.KeyConfig{Headers: []string{"A", "B"}}, []string{"", "A", "1", "B", "2"}, []string{"", "A", "1\x01B\x012"}, false},
+	} {
+		o := newOrigin("Cache-Control", "max-age=60, public")
+		ca := cache.MustNew(cache.Config{Key: c.key})
+		h := ca.Handler(o)
+		get(h, page+c.a[0], c.a[1:]...)
+		w := get(h, page+c.b[0], c.b[1:]...)
+		require.Equal(t, c.same, strings.Contains(status(w), "hit"), c.name)
+		require.NoError(t, ca.Purge(t.Context(), cache.URL(page+c.b[0])))
+		require.NotContains(t, status(get(h, page+c.b[0], c.b[1:]...)), "hit", "%s: a purge finds all partitions", c.name)
+	}
+}
+
+func TestPurges(t *testing.T) {
+	for _, c := range []struct {
+		target cache.Target
+		gone   string // paths that are gone, of a, ab, b
+	}{
+		{cache.URL("http://example.com/a"), "a"},
+		{cache.URL("https://EXAMPLE.com:443/a"), "a"},
+		{cache.Prefix("http://example.com/a"), "a ab"},
+		{cache.Tag("t-a"), "a"},
+		{cache.Tag("t"), ""},
+		{cache.Tag("all"), "a ab b"},
+		{cache.All(), "a ab b"},
+	} {
+		for _, soft := range []bool{false, true} {
+			o := newOrigin()
+			o.serve = func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Surrogate-Key", "t-"+r.URL.Path[1:]+" all")
+				w.Header().Set("Etag", `"a"`)
+				if r.Header.Get("If-None-Match") != "" {
+					w.WriteHeader(304)
+				}
+			}
+			ca := cache.MustNew(cache.Config{})
+			h := ca.Handler(o)
+			for _, p := range []string{"a", "ab", "b"} {
+				get(h, "http://example.com/"+p)
+			}
+			target := c.target
+			if soft {
+				target = target.Soft()
+			}
+			require.NoError(t, ca.Purge(t.Context(), target))
+			var gone []string
+			for _, p := range []string{"a", "ab", "b"} {
+				s := status(get(h, "http://example.com/"+p))
+				if !strings.Contains(s, "hit") {
+					gone = append(gone, p)
+					require.Equal(t, soft, strings.Contains(s, "fwd=stale"), "what is softly purged is validated")
+				}
+			}
+			require.Equal(t, c.gone, strings.Join(gone, " "), "%v", target)
+		}
+	}
+	require.ErrorContains(t, cache.MustNew(cache.Config{}).Purge(t.Context(), cache.URL("/a"), cache.Target{}), "not absolute")
+}
+
+func TestAnUnsafeRequestWinsOverAFill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin()
+		o.serve = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			if r.Method == "GET" {
+				n := o.calls.Load()
+				time.Sleep(100 * time.Millisecond)
+				fmt.Fprint(w, n)
+			}
+		}
+		h := cache.MustNew(cache.Config{}).Handler(o)
+		go get(h, page)
+		time.Sleep(50 * time.Millisecond)
+		do(h, "POST", page)
+		require.Equal(t, "3", get(h, page).Body.String(), "not the answer of before the POST")
+		require.Equal(t, "3", get(h, page).Body.String())
+	})
+}
+
+func TestTTLs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin("Age", "5")
+		h := cache.MustNew(cache.Config{TTL: time.Minute}).Handler(o)
+		get(h, page)
+		time.Sleep(59 * time.Second)
+		require.Contains(t, status(get(h, page)), "hit")
+		time.Sleep(2 * time.Second)
+		require.NotContains(t, status(get(h, page)), "hit")
+		o.set("Cache-Control", "max-age=0")
+		time.Sleep(time.Hour)
+		get(h, page)
+		require.NotContains(t, status(get(h, page)), "hit", "what says so itself goes first")
+		o.set()
+		o.status = 403
+		h = cache.MustNew(cache.Config{TTLOf: func(status int, _ http.Header) time.Duration { return time.Duration(status) * time.Second }}).Handler(o)
+		get(h, page)
+		time.Sleep(402 * time.Second)
+		require.Contains(t, status(get(h, page)), "hit")
+	})
+}
+
+func TestBypassAndHook(t *testing.T) {
+	o := newOrigin("Cache-Control", "max-age=60")
+	var results []cache.Result
+	c := cache.MustNew(cache.Config{
+		Bypass:   func(r *http.Request) bool { return r.URL.Query().Has("preview") },
+		OnResult: func(_ *http.Request, r cache.Result) { results = append(results, r); panic("hook") },
+	})
+	h := c.Handler(o)
+	get(h, page)
+	get(h, page)
+	require.Equal(t, "Spillway; fwd=bypass; detail=rule", status(get(h, page+"?preview")))
+	do(h, "POST", page)
+	require.Equal(t, []cache.Result{cache.Miss, cache.Hit, cache.Bypass, cache.Bypass}, results)
+	s := c.Stats()
+	require.EqualValues(t, 4, s.Panics, "a panicking hook does no harm")
+	require.Equal(t, map[string]uint64{"rule": 1, "method": 1}, s.Reasons)
+}
+
+func TestDirectivesOfRequestsCanBeIgnored(t *testing.T) {
+	o := newOrigin("Cache-Control", "max-age=60")
+	h := cache.MustNew(cache.Config{IgnoreRequestDirectives: true}).Handler(o)
+	get(h, page)
+	for _, cc := range []string{"no-cache", "no-store", "max-age=0", "only-if-cached"} {
+		require.Contains(t, status(get(h, page, "Cache-Control", cc)), "hit", cc)
+	}
+	require.Contains(t, status(get(h, page, "Pragma", "no-cache")), "hit")
+}
+
+func TestAPostThatIsAlsoTheAnswerToGet(t *testing.T) { // RFC 9110 §9.3.3
+	for _, c := range []struct {
+		location, cc string
+		hit          bool
+	}{{"/page", "max-age=60", true}, {"http://example.com/page", "max-age=60", true}, {"/other", "max-age=60", false}, {"/page", "public", false}, {"", "max-age=60", false}} {
+		o := newOrigin("Content-Location", c.location, "Cache-Control", c.cc)
+		h := cache.MustNew(cache.Config{}).Handler(o)
+		require.Equal(t, "body", do(h, "POST", page).Body.String())
+		w := get(h, page)
+		require.Equal(t, c.hit, strings.Contains(status(w), "hit"), "%v", c)
+		require.Equal(t, "body", w.Body.String())
+	}
+}
+
+func TestHitForMissDecays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin()
+		o.serve = func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Second)
+			w.Header().Set("Cache-Control", "max-age=60")
+			if o.calls.Load() == 1 {
+				w.Header().Set("Cache-Control", "private")
+			}
+		}
+		h := cache.MustNew(cache.Config{HitForMiss: 5 * time.Second}).Handler(o)
+		get(h, page)
+		time.Sleep(10 * time.Second)
+		for range 5 {
+			go get(h, page)
+		}
+		time.Sleep(2 * time.Second)
+		require.EqualValues(t, 2, o.calls.Load(), "they wait for one another again")
+	})
+}
+
+func TestASlowHandlerIsCutOffForThoseWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin("Cache-Control", "max-age=1, stale-if-error=60")
+		h := cache.MustNew(cache.Config{FillTimeout: 3 * time.Second}).Handler(o)
+		get(h, page)
+		time.Sleep(2 * time.Second)
+		o.serve = func(w http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			w.WriteHeader(504)
+		}
+		start := time.Now()
+		require.Equal(t, 200, get(h, page).Code)
+		require.Equal(t, 3*time.Second, time.Since(start))
+	})
+}
