@@ -26,12 +26,12 @@ type child struct {
 	cmd     *exec.Cmd
 	stdin   io.Closer
 	exited  chan struct{}
-	stopped bool
+	freezer *child // the last one
 }
 
 // A childSpec is what a child is told.
 type childSpec struct {
-	Role      string // "shop" or "backend"
+	Role      string // "shop", "backend" or "freezer"
 	Name      string // "bare/b2"
 	Addr      string // where to listen; "127.0.0.1:0" the first time, the same address after a restart
 	Protected bool   // with Spillway
@@ -45,6 +45,9 @@ type childSpec struct {
 	// Of a shop.
 	Backends []string // their URLs
 	Plans    map[string]int
+
+	// Of a freezer.
+	Pid int
 }
 
 // childEnv holds the childSpec of a child in JSON.
@@ -111,15 +114,28 @@ func (c *child) kill() error {
 	return err
 }
 
-// freeze stops the child: its connections stay open and nobody answers.
-func (c *child) freeze() error {
-	c.stopped = true
-	return c.cmd.Process.Signal(syscall.SIGSTOP)
+// freeze stops the child: its connections stay open and nobody answers. A
+// process of its own does it and undoes it when its stdin ends, so that no
+// child stays frozen for ever, however this process dies.
+func (c *child) freeze() (err error) {
+	c.freezer, err = startChild(childSpec{Role: "freezer", Name: "freezer of " + c.spec.Name, Pid: c.cmd.Process.Pid})
+	return err
 }
 
 func (c *child) thaw() error {
-	c.stopped = false
-	return c.cmd.Process.Signal(syscall.SIGCONT)
+	c.freezer.stdin.Close()
+	<-c.freezer.exited
+	return nil
+}
+
+// runFreezer is the main function of a freezer.
+func runFreezer(pid int) error {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	fmt.Println("frozen")
+	io.Copy(io.Discard, os.Stdin)
+	return syscall.Kill(pid, syscall.SIGCONT)
 }
 
 // term asks the child to end, and waits until it has.
@@ -141,6 +157,7 @@ func (c *child) end() {
 	if c == nil {
 		return
 	}
+	c.freezer.end()
 	c.stdin.Close()
 	c.kill()
 }
@@ -152,6 +169,9 @@ func runChild(env string) error {
 		return fmt.Errorf("%s: %w", childEnv, err)
 	}
 	signal.Ignore(os.Interrupt) // Ctrl-C is for the parent, which has a report to write
+	if spec.Role == "freezer" {
+		return runFreezer(spec.Pid)
+	}
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)

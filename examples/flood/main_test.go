@@ -27,12 +27,13 @@ import (
 // the processes would take more than the machine has, and the figures would be
 // the detector's. The tests of the parts are in the other files.
 
-var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "flood")
-	if err != nil {
+var built string // the folder with the program, once it is built
+
+var build = sync.OnceValues(func() (exe string, err error) {
+	if built, err = os.MkdirTemp("", "flood"); err != nil {
 		return "", err
 	}
-	exe := filepath.Join(dir, "flood")
+	exe = filepath.Join(built, "flood")
 	out, err := exec.Command("go", "build", "-o", exe, ".").CombinedOutput()
 	if err != nil {
 		return "", errors.New(string(out))
@@ -41,9 +42,12 @@ var build = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		main() // this binary is one of the children that a test has started
+	}
 	code := m.Run()
-	if exe, err := build(); err == nil {
-		os.RemoveAll(filepath.Dir(exe))
+	if built != "" {
+		os.RemoveAll(built)
 	}
 	os.Exit(code)
 }

@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"slices"
 	"strings"
 	"sync"
@@ -281,6 +282,74 @@ func TestClosedLoopMeasuresWhatTheModelPromises(t *testing.T) {
 		got := generatorFor(page).closedLoop(t.Context(), 3*backendCount*connections, 60*time.Second, arrivals(1, []span{{to: time.Hour, rate: 1000}}, nil), "http://shop")
 		require.InEpsilon(t, nominalCapacity(), got, 0.03)
 	})
+}
+
+func TestBackendsAreRealProcesses(t *testing.T) {
+	for _, protected := range []bool{false, true} {
+		t.Run(fmt.Sprintf("protected=%v", protected), func(t *testing.T) {
+			b, err := startChild(childSpec{Role: "backend", Name: "b", Addr: "127.0.0.1:0", Protected: protected, Connections: 2, Version: "v1"})
+			require.NoError(t, err)
+			defer func() { b.end() }()
+			get := func(patience time.Duration) string {
+				c := &http.Client{Timeout: patience}
+				defer c.CloseIdleConnections()
+				resp, err := c.Get(b.url + "/products/1")
+				if err != nil {
+					return "no answer"
+				}
+				defer resp.Body.Close()
+				body, _ := io.ReadAll(resp.Body)
+				return resp.Status + " " + string(body)
+			}
+			require.Contains(t, get(10*time.Second), "200 OK product 1:")
+
+			require.NoError(t, b.freeze())
+			require.Equal(t, "no answer", get(200*time.Millisecond), "it hangs")
+			require.NoError(t, b.thaw())
+			require.Contains(t, get(10*time.Second), "200 OK")
+
+			// Whatever becomes of this process, the freezer lets go.
+			require.NoError(t, b.freeze())
+			require.NoError(t, b.freezer.stdin.Close())
+			require.Contains(t, get(10*time.Second), "200 OK")
+
+			// A request in flight at SIGTERM is answered.
+			slower := func() {
+				req, err := http.NewRequest(http.MethodPut, b.url+"/-/database?slower=20", nil)
+				require.NoError(t, err)
+				resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+				require.NoError(t, err)
+				resp.Body.Close()
+				require.Equal(t, 200, resp.StatusCode)
+			}
+			slower()
+			last, sent := make(chan string, 1), make(chan struct{})
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { close(sent) }})
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+"/products/1", nil)
+			require.NoError(t, err)
+			go func() {
+				resp, err := (&http.Transport{}).RoundTrip(req)
+				if err != nil {
+					last <- err.Error()
+					return
+				}
+				resp.Body.Close()
+				last <- resp.Status
+			}()
+			<-sent
+			slower() // a connection that was made later has been answered on: the other is in
+			require.NoError(t, b.term())
+			require.Equal(t, "200 OK", <-last)
+
+			addr := b.url
+			b, err = b.restart(func(s *childSpec) { s.Version = "v2" })
+			require.NoError(t, err)
+			require.Equal(t, addr, b.url, "its successor has its address")
+			require.Contains(t, get(10*time.Second), "500 Internal Server Error")
+			b.kill()
+			require.Equal(t, "no answer", get(10*time.Second))
+		})
+	}
 }
 
 func TestRoundRobinTakesTurns(t *testing.T) {

@@ -186,7 +186,7 @@ func verdict(rep *report) []string {
 		}
 	}
 	if len(broken) > 0 {
-		v = append(v, fmt.Sprintf("While %s, the bare shop failed %s of %s requests and %d of %d checkouts; with Spillway it was %s and %d.",
+		v = append(v, fmt.Sprintf("While %s, the bare shop left %s of %s requests and %d of %d checkouts without a good answer in time; with Spillway it was %s and %d.",
 			list(broken), thousands(bt.Offered-bt.Good), thousands(bt.Offered), bt.Critical-bt.CriticalGood, bt.Critical,
 			thousands(st.Offered-st.Good), st.Critical-st.CriticalGood))
 	}
