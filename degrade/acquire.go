@@ -38,6 +38,10 @@ var reasons = [...]string{
 
 // acquire fills in t, which must be released then.
 func (s *Shedder) acquire(ctx context.Context, t *ticket, tenant string) error {
+	if err := ctx.Err(); err != nil {
+		s.counts.add(t.p, outAbandoned)
+		return err
+	}
 	if n := s.core.take(); n > 0 {
 		t.start, t.n = s.now(), n
 		t.came = t.start
@@ -48,10 +52,6 @@ func (s *Shedder) acquire(ctx context.Context, t *ticket, tenant string) error {
 }
 
 func (s *Shedder) acquireSlow(ctx context.Context, t *ticket, tenant string) error {
-	if err := ctx.Err(); err != nil {
-		s.counts.add(t.p, outAbandoned)
-		return err
-	}
 	now := s.now()
 	t.came = now
 	if s.cfg.DryRun {

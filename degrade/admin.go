@@ -41,9 +41,9 @@ type adminChange struct {
 //	POST    the same
 //	DELETE  ?target=reviews&author=ann releases it
 //
-// Requests that do not come from this machine, or that a proxy has passed on, are answered 403: it has no
-// idea of who may do what. To let others in, check who they are and pass
-// [WithAdmin] on. Those that change something must be application/json (DELETE:
+// Requests that do not come from this machine, or that a proxy has passed on,
+// are answered 403: it has no idea of who may do what. To let others in, check
+// who they are and pass [WithAdmin] on. Those that change something must be application/json (DELETE:
 // have the field Spillway-Admin), and come from no other site
 // ([http.CrossOriginProtection]), so that no web page can make a browser send them.
 func (s *Switch) Admin() http.Handler {

@@ -32,11 +32,11 @@ const maxSlots = 1 << 20
 // this very code.
 type core struct {
 	word  atomic.Uint64
-	limit atomic.Int64 // slots; changed under mu
-	due   atomic.Int64 // when the next step of the control is due
-	mask  atomic.Uint64
-	low   sample // latencies of requests that found the backend at ease
-	all   sample // latencies of all requests that did not pass through handOver
+	limit atomic.Int64  // slots; changed under mu
+	due   atomic.Int64  // when the next step of the control is due
+	mask  atomic.Uint64 // which latencies are looked at on the fast path: sampled when there are many
+	low   sample        // latencies of requests that found the backend at ease
+	all   sample        // latencies of all requests that did not pass through handOver
 
 	dryRun   bool
 	maxWait  int64 // bound on waiting; 0 automatic, negative no queue
@@ -71,7 +71,7 @@ func (c *core) force(now int64) (n int, refuse bool) {
 	n = int(c.word.Add(1) & takenMask)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	over := float64(n-int(c.limit.Load())) * c.gap(now)
+	over := float64(n-int(c.limit.Load())) * c.gap()
 	if refuse = over > burstWait*c.unit() || c.maxWait < 0; refuse {
 		c.load.shed.add(now, 1)
 	}
@@ -211,6 +211,7 @@ func (c *core) setLimit(now int64, n int) {
 	c.grant(now)
 }
 
+// init sets c up; it must not be copied after.
 func (c *core) init(cfg Config) {
 	c.maxQueue = cfg.MaxQueue
 	if c.maxQueue == 0 {

@@ -64,9 +64,10 @@ const Auto = -1
 
 // Keep lets a share of users, 0 to 1, keep the feature at the level at which it
 // goes off; from the next level on nobody has it. Who keeps it is decided by
-// SwitchConfig.Key and stays the same. With [Auto] it is as many as the pressure allows: the share
-// grows while the pressure is below the middle of SwitchConfig.Leave and Enter, shrinks while it is above Enter, and the
-// level changes only when the share has come to its end. It returns f.
+// SwitchConfig.Key and stays the same. With [Auto] it is as many as the pressure
+// allows: the share grows while the pressure is below the middle of
+// SwitchConfig.Leave and Enter, shrinks while it is above Enter, and the level
+// changes only when the share has come to its end. It returns f.
 func (f *Feature) Keep(share float64) *Feature {
 	f.sw.mu.Lock()
 	defer f.sw.mu.Unlock()
@@ -78,9 +79,9 @@ func (f *Feature) Keep(share float64) *Feature {
 	return f
 }
 
-// Needs names what the feature can't do without, such as a breaker's or a health check's state: while
-// up returns false the feature is off, alone. up is asked as often as the
-// pressure, so it must be quick. It returns f.
+// Needs names what the feature can't do without, such as a breaker or a health
+// check: while up returns false, or panics, the feature is off, alone. up is
+// asked as often as the pressure, so it must be quick. It returns f.
 func (f *Feature) Needs(up func() bool) *Feature {
 	f.sw.mu.Lock()
 	defer f.sw.mu.Unlock()

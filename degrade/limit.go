@@ -22,6 +22,13 @@ import "math"
 // slots and more done: the limit was too low. When the evidence is thin, the answer
 // is the one that costs less if wrong.
 //
+// What else was tried, on the same simulation: a limit from the ratio of recent
+// latency to a minimum (gradient, Vegas) takes scattered service times for a
+// queue and falls to a tenth to a half of what the backend can use; with a mean
+// as baseline but without trials it spirals down once the baseline is stale;
+// climbing on throughput alone needs hundreds of completions per step and wanders
+// in between, by 10 to 20 % where a backend does 16 a second.
+//
 // Ratios below are of latencies, of rates, or of slots: none depends on how fast
 // a backend is.
 const (

@@ -11,7 +11,7 @@ const (
 	latencyMemory      = 64   // latencies that the moving average stands for
 	latenciesPerSecond = 2000 // looked at on the fast path; of more, every second, fourth, …
 	firstLatency       = 1e8  // what running takes, until the first has run
-	maxRetry           = 30e9
+	maxRetry           = 30e9 // longest Retry-After without its jitter, and longest jitter, ns
 )
 
 // sample sums up latencies. It is drained by the control.
@@ -113,7 +113,7 @@ func (c *core) unit() float64 {
 
 // gap is the time between two completions while all slots are taken. By
 // Little's law it is what running takes over how many run.
-func (c *core) gap(now int64) float64 {
+func (c *core) gap() float64 {
 	return c.latency() / float64(max(c.limit.Load(), 1))
 }
 
@@ -134,7 +134,7 @@ func (c *core) look(now int64, st *Stats) {
 // most: when those who wait have been served, and over as long as it would take
 // to serve those refused in the last second.
 func (c *core) retry(now int64) (base, spread float64) {
-	gap := c.gap(now)
+	gap := c.gap()
 	return min(float64(c.q.n)*gap, maxRetry), min(c.load.shed.value(now)*rateTau*gap, maxRetry)
 }
 

@@ -18,8 +18,8 @@ type Override struct {
 	// Level is the level to hold when Target is "level".
 	Level Level `json:"level,omitempty"`
 	// Share is how many of the users have the feature: 0 nobody, 1 all, and
-	// between, those whom SwitchConfig.Key puts there, always the same. Of a level it is how many users it is set for;
-	// there 0 means all, too.
+	// between, those whom SwitchConfig.Key puts there, always the same. Of a
+	// level it is how many users it is set for; there 0 means all, too.
 	Share float64 `json:"share,omitempty"`
 	// Keys are users who have the feature whatever Share says.
 	Keys []string `json:"keys,omitempty"`
@@ -98,7 +98,8 @@ func (o Override) sentence() string {
 	return what + ", " + o.because()
 }
 
-// Release ends the override of target, and reports whether there was one. Those of File stay.
+// Release ends the override of target, and reports whether there was one. Those
+// of File stay. author is noted.
 func (s *Switch) Release(target, author string) bool {
 	now := time.Now()
 	s.mu.Lock()
@@ -140,7 +141,8 @@ func (s *Switch) known(name string) bool {
 	return false
 }
 
-// override returns the one in force for target: one set by hand comes before one from the file.
+// override returns the one in force for target: one set by hand comes before one
+// from the file.
 func (s *Switch) override(target string) (Override, bool) {
 	if o, ok := s.overrides[target]; ok {
 		return o, true
@@ -171,8 +173,8 @@ type fileState struct {
 	err     string
 }
 
-// rereadFile reads the file again if it looks different. A file that cannot be read
-// or is not valid changes nothing but is a change worth telling.
+// rereadFile reads the file again if it looks different. One that can't be read,
+// or is not valid, changes nothing, which is told.
 func (s *Switch) rereadFile(now time.Time) {
 	if s.cfg.File == "" {
 		return

@@ -168,8 +168,8 @@ func (q *queue) ahead(p Priority) int {
 	return n
 }
 
-// least returns the waiter to sacrifice for one of priority p: the oldest of the lowest
-// priority below p, or nil.
+// least returns the waiter to sacrifice for one of priority p: the oldest of the
+// lowest priority below p, or nil.
 func (q *queue) least(p Priority) *waiter {
 	for i := len(q.classes) - 1; i >= 0; i-- {
 		c := q.classes[i]

@@ -2,43 +2,39 @@ package degrade
 
 import "math"
 
-// How long may be waited, in units of what a request takes. There is a bound for
-// a burst, and a tighter one the more has to be refused: then waiting longer
-// serves nobody, it only makes all wait. That is CoDel's distinction (RFC 8289,
-// section 3) between a queue that works off a burst and one that stands,
-// without CoDel's waiting for an interval before it is drawn.
+// How long may be waited, in units of what a request takes. CoDel (RFC 8289,
+// section 3) tells a queue that works off a burst, which is good, from one that
+// stands, which is only delay; it waits for an interval to tell. Here the share
+// of its class that is refused tells at once: while nothing is, a burst may
+// wait for burstWait; the more is, the tighter is the bound, because then
+// waiting longer serves nobody more, it only makes all wait. A class that is
+// just about served as a whole keeps a long queue and loses little, while one
+// below it that is mostly refused learns so at the door.
 const (
-	burstWait   = 3.5  // while nothing is refused
-	tightWait   = 0.3  // when nearly everything is
-	slackWait   = 0.17 // in between: tightWait + slackWait / share refused
-	minQueue    = 2    // so many may wait whatever is predicted, so that no slot stays free
-	newestAbove = 0.1  // share refused above which the newest is served first: who has
-	// waited longest is most likely to give up
-	leaveTime   = 3.0  // time to leave for running before the client's patience ends
-	goneAbove   = 0.01 // share of clients that must hang up before their patience counts
-	shareWeight = 1.0 / 64
-	easyTau     = 1e8
+	burstWait = 3.5  // while nothing is refused
+	tightWait = 0.3  // when nearly everything is
+	slackWait = 0.17 // in between: tightWait + slackWait / share refused
+	minQueue  = 2    // so many may wait whatever is predicted, so that no slot stays free
+
+	// Above this share refused the newest is served first: who has waited
+	// longest is the most likely to give up.
+	newestAbove = 0.1
+
+	leaveTime   = 3.0      // what to leave for running before the client's patience ends
+	goneAbove   = 0.01     // share of clients that must hang up before their patience counts
+	shareWeight = 1.0 / 64 // of the newest in a class's share of the slots
+	easyTau     = 1e8      // how fast ease is forgotten while no slot is free, ns
 )
 
-// room decides whether w may wait. The bound is on the time until its turn,
-// predicted from those ahead of it and the rate at which slots come free:
-// generous for a burst, tight in standing overload, so that who can't be served
-// learns it at the door. That is CoDel's distinction (RFC 8289): a queue that
-// works off a burst is good, one that stands is only delay.
+// room decides whether w may wait, and until when. The bound is on the time until
+// its turn, predicted from those ahead of it and the rate at which slots come
+// free for its class.
 func (c *core) room(now int64, w *waiter) verdict {
 	if c.maxWait < 0 {
 		return refused
 	}
-	if c.q.n >= c.maxQueue {
-		victim := c.q.least(w.prio)
-		if victim == nil {
-			return refused
-		}
-		c.lost(now, c.q.class(victim.prio))
-		c.drop(victim, evicted)
-	}
 	cl := c.q.class(w.prio)
-	latency, gap := c.unit(), c.gap(now)
+	latency, gap := c.unit(), c.gap()
 	ahead := float64(c.q.ahead(w.prio))
 	higher := 0.0
 	for _, o := range c.q.classes {
@@ -73,6 +69,14 @@ func (c *core) room(now int64, w *waiter) verdict {
 	}
 	bound = min(bound, last)
 	w.expires = now + int64(last)
+	if c.q.n >= c.maxQueue {
+		victim := c.q.least(w.prio)
+		if est > bound || victim == nil {
+			return refused
+		}
+		c.lost(now, c.q.class(victim.prio))
+		c.drop(victim, evicted)
+	}
 	if est <= bound || c.q.n < minQueue {
 		return pending
 	}
@@ -101,7 +105,8 @@ func (c *core) lost(now int64, cl *class) {
 }
 
 // shed is the share of a class that was refused lately. Those who were let in
-// without waiting count as let in, whatever their class: while that happens, there is room.
+// without waiting count as let in, whatever their class: while that happens,
+// there is room.
 func (c *core) shed(now int64, cl *class) float64 {
 	out := cl.out.value(now)
 	if out <= 1e-12 {
@@ -118,8 +123,8 @@ func (c *core) drop(w *waiter, why verdict) {
 	w.settle(why)
 }
 
-// sweep drops those at the head of their lists who waited too long. Each also has
-// a timer of its own; sweeping keeps them from taking room until it fires.
+// sweep drops those at the head of their lists who waited too long. Each also
+// has a timer of its own; sweeping keeps them from taking room until it fires.
 func (c *core) sweep(now int64) {
 	if c.q.n == 0 {
 		return

@@ -53,10 +53,8 @@ type simRequest struct {
 type tally struct {
 	offered, good, refused, late int
 	critOffered, critGood        int
-	critRefused                  int
 	latencies                    []float64
 	limits                       []float64
-	refusedWait                  float64
 	goodAt                       map[int]int // per 100 ms since the phase began
 }
 

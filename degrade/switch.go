@@ -61,11 +61,11 @@ type SwitchConfig struct {
 	Enter      float64
 	EnterAfter time.Duration
 	// Leave is the pressure that must be expected one level below, for
-	// LeaveAfter, before that level is tried; default 0.8 and 5 s. What is expected is the
-	// present pressure times what entering the level was seen to save.
-	// LeaveAfter is lengthened by up to a fifth, at random, so that a fleet does not
-	// step together, and doubles, up to MaxLeaveAfter (default 5 min), each time that the
-	// level had to be entered again soon.
+	// LeaveAfter, before that level is tried; default 0.8 and 5 s. What is
+	// expected is the present pressure times what entering the level was seen to
+	// save. LeaveAfter is lengthened by up to a fifth, at random, so that a fleet
+	// does not step together, and doubles, up to MaxLeaveAfter (default 5 min),
+	// each time that the level had to be entered again soon.
 	Leave                     float64
 	LeaveAfter, MaxLeaveAfter time.Duration
 
@@ -77,8 +77,8 @@ type SwitchConfig struct {
 	// was left out; default 10 s, negative forbids keeping it.
 	MaxAge time.Duration
 
-	// File names a JSON file with overrides, in the form that Admin shows them. New reads it,
-	// and Run reads it again when it has changed. Default none.
+	// File names a JSON file with overrides, an array of them as Admin shows
+	// it. NewSwitch reads it, and Run again when it has changed. Default none.
 	File string
 
 	// DryRun decides and reports, but leaves every feature on.
@@ -89,8 +89,8 @@ type SwitchConfig struct {
 	OnChange func(Change)
 }
 
-// Every is how often the pressure is looked at, by requests that pass
-// [Switch.Handler] or by [Switch.Run].
+// every is how often the pressure is looked at, by requests that pass
+// Switch.Handler or by Switch.Run.
 const every = 250 * time.Millisecond
 
 // A Switch turns features off when the pressure is high, and on again. It is
@@ -247,8 +247,8 @@ func (s *Switch) snapshotLocked(level Level, why string) *snapshot {
 	return sn
 }
 
-// stateOf decides about one feature. The first that has an opinion wins: an override,
-// what the feature needs, the level.
+// stateOf decides about one feature. The first that has an opinion wins: an
+// override, what the feature needs, the level.
 func (s *Switch) stateOf(f *Feature, level Level, levelWhy string) state {
 	if s.cfg.DryRun {
 		return state{on: true}
