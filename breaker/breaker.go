@@ -22,7 +22,7 @@
 // that are slow already, and one atomic word that says whether calls pass.
 //
 // A call that passes costs about what gobreaker's own call and a stopwatch cost
-// together (without a slow mark, a fifth more than gobreaker's call alone). It
+// together (without a slow mark, an eighth more than gobreaker's call alone). It
 // allocates nothing in [Do], and one small value in [Breaker.Handler] and
 // [Breaker.Transport]. A refusal is cheaper than gobreaker's and allocates
 // nothing. A circuit takes about 1.2 KB. Nothing runs in the background, except

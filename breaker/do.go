@@ -2,7 +2,7 @@ package breaker
 
 import (
 	"context"
-	"sync"
+	"sync/atomic"
 )
 
 // Do calls fn if b lets it, and counts the error that it returns; otherwise it
@@ -43,8 +43,9 @@ func DoOr[T any](ctx context.Context, b *Breaker, fn func(context.Context) (T, e
 
 // Allow asks for one call. If err is nil the caller must call done, with the
 // call's error, once it is known; further calls of done do nothing. A done that
-// never comes is not counted. Otherwise err is an [*OpenError]. ctx is the
-// call's, and may be cancelled: see [Do].
+// never comes is a slow call for one Window, and if it was a probe, a failed one
+// when its lease is over; nothing else waits for it. Otherwise err is an
+// [*OpenError]. ctx is the call's, and may be cancelled: see [Do].
 func (b *Breaker) Allow(ctx context.Context) (done func(error), err error) {
 	var c call
 	if no := c.enter(b, 0); no != nil {
@@ -57,11 +58,13 @@ func (b *Breaker) Allow(ctx context.Context) (done func(error), err error) {
 type allowed struct {
 	ctx  context.Context
 	c    call
-	once sync.Once
+	over atomic.Bool // done may be called twice, even at once
 }
 
 func (a *allowed) done(err error) {
-	a.once.Do(func() { a.c.finish(a.ctx, err) })
+	if a.over.CompareAndSwap(false, true) {
+		a.c.finish(a.ctx, err)
+	}
 }
 
 // finish ends a call that returned err.
