@@ -97,6 +97,7 @@ func (s *Shedder) await(ctx context.Context, t *ticket, w *waiter) error {
 		v = s.core.cancel(s.now(), w, abandoned)
 	}
 	now := s.now()
+	s.waits.add(time.Duration(now - w.since))
 	switch v {
 	case granted:
 		t.start, t.n = now, int(s.core.limit.Load())

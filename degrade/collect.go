@@ -1,5 +1,10 @@
 package degrade
 
+import (
+	"strconv"
+	"time"
+)
+
 // Collect emits the metrics of s, in a stable order.
 func (s *Shedder) Collect(emit func(name, help, kind string, value float64, labels ...string)) {
 	const total = "spillway_degrade_requests_total"
@@ -16,6 +21,18 @@ func (s *Shedder) Collect(emit func(name, help, kind string, value float64, labe
 		emit("spillway_degrade_queued_total", "Requests that had to wait.", "counter",
 			float64(s.counts.of(b, outQueued)), "shedder", s.name, "priority", bandNames[b])
 	}
+	const wait = "spillway_degrade_queue_wait_seconds"
+	n := uint64(0)
+	for i := range s.waits.n {
+		n += s.waits.n[i].Load()
+		le := "+Inf"
+		if i < len(waitBounds) {
+			le = strconv.FormatFloat(waitBounds[i], 'g', -1, 64)
+		}
+		emit(wait+"_bucket", "How long those waited who had to.", "histogram", float64(n), "shedder", s.name, "le", le)
+	}
+	emit(wait+"_sum", "How long those waited who had to.", "histogram", time.Duration(s.waits.sum.Load()).Seconds(), "shedder", s.name)
+	emit(wait+"_count", "How long those waited who had to.", "histogram", float64(n), "shedder", s.name)
 	st := s.Stats()
 	emit("spillway_degrade_throttled_total", "Outgoing requests held back because their server refuses.", "counter", float64(st.Throttled), "shedder", s.name)
 	gauge := func(name, help string, v float64) { emit(name, help, "gauge", v, "shedder", s.name) }
@@ -41,6 +58,7 @@ func (s *Switch) Collect(emit func(name, help, kind string, value float64, label
 	if pressure == pressure {
 		emit("spillway_degrade_switch_pressure", "Highest signal: 1 is at the limit.", "gauge", pressure, "switch", s.name)
 	}
+	emit("spillway_degrade_degraded_total", "Answers from which something was left out.", "counter", float64(s.degraded.Load()), "switch", s.name)
 	emit("spillway_degrade_changes_total", "Changes of level, features and overrides.", "counter", float64(changes), "switch", s.name)
 	for i, n := range names {
 		share := sn.on[i].share

@@ -67,6 +67,24 @@ func (c *counts) total() (t [outcomes]uint64) {
 	return t
 }
 
+// waitBounds are the upper bounds of the histogram of waits, in seconds.
+var waitBounds = [...]float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5}
+
+// waits is a histogram of how long requests waited.
+type waits struct {
+	n   [len(waitBounds) + 1]atomic.Uint64
+	sum atomic.Int64 // ns
+}
+
+func (w *waits) add(d time.Duration) {
+	i := 0
+	for i < len(waitBounds) && d.Seconds() > waitBounds[i] {
+		i++
+	}
+	w.n[i].Add(1)
+	w.sum.Add(int64(d))
+}
+
 // history keeps the last changes.
 type history struct {
 	at   []time.Time

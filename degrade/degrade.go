@@ -117,6 +117,7 @@ type Shedder struct {
 	seed  maphash.Seed
 
 	counts    counts
+	waits     waits
 	streams   atomic.Int64
 	panics    atomic.Uint64
 	throttled atomic.Uint64

@@ -3,8 +3,11 @@ package degrade
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"strconv"
+	"time"
 )
 
 // A Feature is something that a service can do without for a while. Its methods
@@ -40,7 +43,7 @@ func (s *Switch) Feature(name string, off Level) *Feature {
 	}
 	f := &Feature{sw: s, i: len(s.features), name: name, off: off}
 	s.features = append(s.features, f)
-	s.publishLocked(timeNow())
+	s.publishLocked(time.Now())
 	return f
 }
 
@@ -75,7 +78,7 @@ func (f *Feature) Keep(share float64) *Feature {
 	if f.keep < 0 {
 		f.keep = Auto
 	}
-	f.sw.publishLocked(timeNow())
+	f.sw.publishLocked(time.Now())
 	return f
 }
 
@@ -128,23 +131,42 @@ func (f *Feature) place(p *pin) float64 {
 }
 
 // Handler answers with live while the feature is on for the request, and with
-// fallback otherwise: an older answer, a static one, or an empty one. Nil fallback
-// means 503.
+// fallback otherwise: a cheaper page, or a [Static] one. Nil fallback answers 503
+// with Retry-After, which a cache in front replaces by the stale answer that it
+// still has, if that may be used (RFC 5861, section 4).
 func (f *Feature) Handler(live, fallback http.Handler) http.Handler {
 	if fallback == nil {
-		fallback = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			http.Error(w, "This part of the service is switched off for a while.", http.StatusServiceUnavailable)
-		})
+		fallback = http.HandlerFunc(off)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if f.EnabledFor(r.Context()) {
 			live.ServeHTTP(w, r)
 			return
 		}
-		if r.Context().Value(snapshotKey) == nil {
-			f.sw.mark(w.Header(), f.name)
+		if r.Context().Value(snapshotKey) == nil { // no Switch.Handler in front
+			m := &marker{ResponseWriter: w, p: &pin{sw: f.sw, left: []string{f.name}}}
+			defer m.send(http.StatusOK) // when nothing was written
+			w = m
 		}
 		fallback.ServeHTTP(w, r)
+	})
+}
+
+// off answers for a feature that is off and has no fallback.
+func off(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h["Retry-After"] = []string{strconv.Itoa(10 + rand.IntN(20))}
+	unavailable(w, r, offText, offProblem)
+}
+
+// Static returns a handler that always gives the same answer, with status 200.
+func Static(contentType string, body []byte) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", contentType)
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		if r.Method != http.MethodHead {
+			w.Write(body)
+		}
 	})
 }
 

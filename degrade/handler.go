@@ -94,10 +94,17 @@ func (s *Shedder) answer(w http.ResponseWriter, r *http.Request, err error) {
 		s.cfg.Fallback.ServeHTTP(w, r)
 		return
 	}
-	body := textBody
+	unavailable(w, r, textBody, problemBody)
+}
+
+// unavailable writes a 503, as a problem (RFC 9457) for those who want JSON.
+func unavailable(w http.ResponseWriter, r *http.Request, text, problem []byte) {
+	h := w.Header()
+	h["X-Content-Type-Options"] = nosniff
+	body := text
 	if wantsJSON(r) {
 		h["Content-Type"] = typeProblem
-		body = problemBody
+		body = problem
 	} else {
 		h["Content-Type"] = typeText
 	}
@@ -113,9 +120,17 @@ var (
 	noStore     = []string{"no-store"}
 	typeText    = []string{"text/plain; charset=utf-8"}
 	typeProblem = []string{"application/problem+json"}
-	textBody    = []byte("The service is overloaded. Please try again after the time in Retry-After.\n")
-	problemBody = []byte(`{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The service is overloaded. Please try again after the time in Retry-After."}` + "\n")
+	textBody    = text("The service is overloaded. Please try again after the time in Retry-After.")
+	problemBody = problem("The service is overloaded. Please try again after the time in Retry-After.")
+	offText     = text("This part of the service is switched off for a while.")
+	offProblem  = problem("This part of the service is switched off for a while.")
 )
+
+func text(s string) []byte { return []byte(s + "\n") }
+
+func problem(detail string) []byte {
+	return []byte(`{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"` + detail + `"}` + "\n")
+}
 
 // wantsJSON reports whether Accept names a JSON type.
 func wantsJSON(r *http.Request) bool {

@@ -368,6 +368,7 @@ func TestCollectHasEverySeriesFromTheStart(t *testing.T) {
 	shed := degrade.MustNew(degrade.Config{})
 	before := count(shed.Collect)
 	require.Equal(t, 9, before["spillway_degrade_requests_total"])
+	require.Equal(t, 12, before["spillway_degrade_queue_wait_seconds_bucket"])
 	get(shed.Handler(ok))
 	require.Equal(t, before, count(shed.Collect))
 	sw := degrade.MustNewSwitch(degrade.SwitchConfig{})

@@ -17,20 +17,25 @@ type marker struct {
 	sent bool
 }
 
-func (m *marker) send() {
+func (m *marker) send(status int) {
 	if m.sent {
 		return
 	}
 	m.sent = true
 	if left := m.p.out(); left != "" {
-		m.p.sw.mark(m.Header(), left)
+		m.p.sw.mark(m.Header(), status, left)
 	}
 }
 
-// mark marks an answer as degraded.
-func (s *Switch) mark(h http.Header, features string) {
+// mark marks an answer as degraded. One that is a failure must not be kept at all.
+func (s *Switch) mark(h http.Header, status int, features string) {
+	s.degraded.Add(1)
 	h.Set(DegradedHeader, features)
-	h["Cache-Control"] = []string{capAge(h["Cache-Control"], s.cfg.MaxAge)}
+	if status >= 500 {
+		h["Cache-Control"] = noStore
+	} else {
+		h["Cache-Control"] = []string{capAge(h["Cache-Control"], s.cfg.MaxAge)}
+	}
 	for _, name := range [...]string{"Expires", "Cdn-Cache-Control", "Surrogate-Control"} {
 		h.Del(name)
 	}
@@ -71,19 +76,19 @@ func capAge(values []string, limit time.Duration) string {
 
 func (m *marker) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
-		m.send()
+		m.send(status)
 	}
 	m.ResponseWriter.WriteHeader(status)
 }
 
 func (m *marker) Write(b []byte) (int, error) {
-	m.send()
+	m.send(http.StatusOK)
 	return m.ResponseWriter.Write(b)
 }
 
 // ReadFrom keeps sendfile.
 func (m *marker) ReadFrom(r io.Reader) (int64, error) {
-	m.send()
+	m.send(http.StatusOK)
 	if rf, ok := m.ResponseWriter.(io.ReaderFrom); ok {
 		return rf.ReadFrom(r)
 	}
@@ -93,7 +98,7 @@ func (m *marker) ReadFrom(r io.Reader) (int64, error) {
 func (m *marker) Flush() { m.FlushError() }
 
 func (m *marker) FlushError() error {
-	m.send()
+	m.send(http.StatusOK)
 	return http.NewResponseController(m.ResponseWriter).Flush()
 }
 

@@ -10,8 +10,6 @@ import (
 // DegradedHeader names the features that were left out of an answer.
 const DegradedHeader = "Spillway-Degraded"
 
-func timeNow() time.Time { return time.Now() }
-
 // place maps a user to [0, 1), the same in every process, differently for each
 // feature.
 func place(feature, user string) float64 {
@@ -41,6 +39,8 @@ func (s *Switch) Handler(next http.Handler) http.Handler {
 			p.sn = p.sn.part
 		}
 		r = r.WithContext(context.WithValue(r.Context(), snapshotKey, p))
-		next.ServeHTTP(&marker{ResponseWriter: w, p: p}, r)
+		m := &marker{ResponseWriter: w, p: p}
+		next.ServeHTTP(m, r)
+		m.send(http.StatusOK) // when nothing was written
 	})
 }

@@ -99,9 +99,10 @@ type Switch struct {
 	cfg  SwitchConfig
 	name string
 
-	now    atomic.Pointer[snapshot]
-	due    atomic.Int64 // when the pressure is looked at next, UnixNano
-	panics atomic.Uint64
+	now      atomic.Pointer[snapshot]
+	due      atomic.Int64 // when the pressure is looked at next, UnixNano
+	panics   atomic.Uint64
+	degraded atomic.Uint64 // answers marked
 
 	mu        sync.Mutex // protects what follows
 	features  []*Feature
@@ -206,6 +207,7 @@ type SwitchStats struct {
 	Automatic  Level   // what the pressure alone would make it
 	Pressure   float64 // NaN when no signal has anything to say
 	Changes    uint64
+	Degraded   uint64 // answers from which something was left out
 	HookPanics uint64
 }
 
@@ -213,7 +215,7 @@ type SwitchStats struct {
 func (s *Switch) Stats() SwitchStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return SwitchStats{Level: s.now.Load().level, Automatic: s.level, Pressure: s.auto.pressure, Changes: s.changes, HookPanics: s.panics.Load()}
+	return SwitchStats{Level: s.now.Load().level, Automatic: s.level, Pressure: s.auto.pressure, Changes: s.changes, Degraded: s.degraded.Load(), HookPanics: s.panics.Load()}
 }
 
 // Level returns the level that is in force.

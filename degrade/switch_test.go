@@ -367,6 +367,14 @@ func TestFallbacksAnswerWhileAFeatureIsOff(t *testing.T) {
 	w := get(reviews.Handler(ok, nil))
 	require.Equal(t, 503, w.Code)
 	require.Equal(t, "reviews", w.Header().Get(degrade.DegradedHeader), "also without Switch.Handler in front")
+	require.Equal(t, "no-store", w.Header().Get("Cache-Control"), "a failure is not kept")
+	require.NotEmpty(t, w.Header().Get("Retry-After"))
+
+	w = get(sw.Handler(reviews.Handler(ok, degrade.Static("text/html", []byte("<p>later</p>")))))
+	require.Equal(t, 200, w.Code)
+	require.Equal(t, "<p>later</p>", w.Body.String())
+	require.Equal(t, "max-age=10", w.Header().Get("Cache-Control"))
+	require.Equal(t, uint64(2), sw.Stats().Degraded)
 }
 
 func TestEventsAreToldInOrderAndAPanickingHookDoesNoHarm(t *testing.T) {
