@@ -218,18 +218,18 @@ func (h *Checker) recordLocked(c *check, res result, traffic bool, now time.Time
 		status = Warn
 	}
 	switch {
-	case c.status == Unknown: // the first result counts at once
+	case c.status == Unknown || c.stale: // the first result counts at once
 	case c.status.ok() && status == Fail && c.streak < c.cfg.Fall:
 		return
 	case c.status == Fail && status.ok() && c.streak < c.cfg.Rise:
 		return
 	}
 	c.reason = reason
-	if status == c.status {
+	from := c.effective()
+	if status == from {
 		return
 	}
-	from := c.status
-	c.status, c.since = status, now
+	c.status, c.since, c.stale = status, now, false
 	c.changes++
 	h.changeLocked(Change{At: now, Subject: c.name, From: from.String(), To: status.String(), Reason: reason, Err: res.err})
 }

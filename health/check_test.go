@@ -146,6 +146,41 @@ func TestAResultTooOldIsStaleWhenSomebodyAsks(t *testing.T) {
 	})
 }
 
+func TestTheFirstResultAfterAStaleOneCountsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		h := one(health.Check{Every: 10 * time.Second, Fall: 3, Probe: func(context.Context) error {
+			if down.Load() {
+				return errDown
+			}
+			return nil
+		}})
+		for _, d := range []bool{false, true, false} {
+			down.Store(d)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+			require.NoError(t, h.Run(ctx)) // one run
+			cancel()
+			require.Equal(t, !d, h.Ready(), "what was known long ago does not soften it")
+			time.Sleep(time.Hour)
+			require.False(t, h.Ready())
+		}
+		var got []string
+		for _, text := range h.Changes() {
+			if strings.HasPrefix(text, "it: ") {
+				got = append(got, text)
+			}
+		}
+		require.Equal(t, []string{
+			"it: pass (was unknown)",
+			"it: unknown: stale: last result 1h0m0s ago (was pass)",
+			"it: fail: error (was unknown)",
+			"it: unknown: stale: last result 1h0m0s ago (was fail)",
+			"it: pass (was unknown)",
+			"it: unknown: stale: last result 1h0m0s ago (was pass)",
+		}, got)
+	})
+}
+
 func TestCancellationByTheProbeItselfIsAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := one(health.Check{Probe: func(context.Context) error { return fmt.Errorf("pool: %w", context.Canceled) }})
