@@ -8,7 +8,8 @@
 // and tells how many requests the fleet let through (as many as one process
 // would), how often each product was loaded from the source (once), and what
 // happens without Redis: nothing that a client would notice. The part to copy
-// is newHandler.
+// is newHandler. It is longer than an example should be because it brings its
+// own Redis, source and processes.
 package main
 
 import (
