@@ -14,7 +14,7 @@ import (
 )
 
 // patience is how long a service waits for the next one.
-const patience = time.Second
+const patience = 2 * time.Second
 
 // A chain is three services over real sockets: front asks middle, middle asks
 // back, and back is stuck. Without breakers each request keeps a goroutine and
