@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"time"
 
 	"github.com/go-spillway/spillway/degrade"
@@ -85,4 +86,108 @@ func ExampleNewKnob() {
 	// Output:
 	// 100
 	// 10
+}
+
+func ExampleNewSwitch_invalid() {
+	_, err := degrade.NewSwitch(degrade.SwitchConfig{Enter: 0.5, Leave: 0.9, LeaveAfter: -time.Second})
+	fmt.Println(err)
+	// Output: degrade: SwitchConfig.LeaveAfter is -1s, must not be negative
+}
+
+func ExampleShedder_Handler() {
+	shed := degrade.MustNew(degrade.Config{Limit: 1, MaxWait: -1})
+	h := shed.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// While this request runs there is no room for a second one.
+		second := httptest.NewRecorder()
+		shed.Handler(http.NotFoundHandler()).ServeHTTP(second, r)
+		fmt.Println(second.Code, second.Header().Get("Retry-After") != "")
+	}))
+	first := httptest.NewRecorder()
+	h.ServeHTTP(first, httptest.NewRequest("GET", "/", nil))
+	fmt.Println(first.Code)
+	// Output:
+	// 503 true
+	// 200
+}
+
+func ExampleShedder_Transport() {
+	next := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println(r.Header.Get(degrade.PriorityHeader), r.Header.Get(degrade.TimeoutHeader) != "")
+	}))
+	defer next.Close()
+	client := &http.Client{Transport: degrade.MustNew(degrade.Config{}).Transport(nil)}
+
+	// In a handler behind Shedder.Handler the request's context has the priority.
+	ctx, cancel := context.WithTimeout(degrade.WithPriority(context.Background(), degrade.Critical), time.Minute)
+	defer cancel()
+	r, _ := http.NewRequestWithContext(ctx, "GET", next.URL, nil)
+	resp, err := client.Do(r)
+	if err == nil {
+		resp.Body.Close()
+	}
+	// Output: critical true
+}
+
+func ExampleFeature_Needs() {
+	up := false // a breaker, a health check
+	sw := degrade.MustNewSwitch(degrade.SwitchConfig{})
+	reviews := sw.Feature("reviews", degrade.Optional).Needs(func() bool { return up })
+
+	h := sw.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println(reviews.EnabledFor(r.Context()))
+	}))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	for name, text := range sw.Conditions() {
+		fmt.Println(name, text)
+	}
+	// Output:
+	// false
+	// reviews off: what it needs is down
+}
+
+func ExampleFeature_Keep() {
+	sw := degrade.MustNewSwitch(degrade.SwitchConfig{Key: func(r *http.Request) string { return r.Header.Get("User") }})
+	reviews := sw.Feature("reviews", degrade.Optional).Keep(0.25)
+	sw.Set(degrade.Override{Target: "level", Level: degrade.Reduced, Author: "ann", Reason: "load test", Expires: time.Now().Add(time.Hour)})
+
+	have := 0
+	h := sw.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if reviews.EnabledFor(r.Context()) {
+			have++
+		}
+	}))
+	for user := range 1000 {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("User", fmt.Sprint(user))
+		h.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	fmt.Println("about a quarter:", have > 200 && have < 300)
+	// Output: about a quarter: true
+}
+
+func ExampleSwitch_Admin() {
+	sw := degrade.MustNewSwitch(degrade.SwitchConfig{})
+	reviews := sw.Feature("reviews", degrade.Optional)
+
+	// curl -X PUT -H 'Content-Type: application/json' -d '{…}' localhost:8080/-/switch
+	r := httptest.NewRequest("PUT", "http://localhost:8080/-/switch", strings.NewReader(
+		`{"target":"reviews","author":"ann","reason":"database is slow","for":"2h"}`))
+	r.RemoteAddr = "127.0.0.1:54321"
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	sw.Admin().ServeHTTP(w, r)
+	fmt.Println(w.Code, reviews.Enabled())
+	// Output: 200 false
+}
+
+func ExampleStatic() {
+	sw := degrade.MustNewSwitch(degrade.SwitchConfig{})
+	reviews := sw.Feature("reviews", degrade.Optional)
+	h := reviews.Handler(http.NotFoundHandler(), degrade.Static("application/json", []byte(`{"reviews":[]}`)))
+
+	sw.Set(degrade.Override{Target: "reviews", Author: "ann", Reason: "drill", Drill: true, Expires: time.Now().Add(time.Hour)})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/reviews", nil))
+	fmt.Println(w.Body)
+	// Output: {"reviews":[]}
 }
