@@ -8,9 +8,9 @@ import (
 
 // auto is what the automatic level remembers. It is guarded by Switch.mu.
 type auto struct {
-	pressure float64 // the last reading; NaN when there was none
-	high     time.Time
-	low      time.Time
+	pressure float64               // the last reading; NaN when there was none
+	high     time.Time             // since when it is high enough to enter the next level
+	low      time.Time             // since when it is low enough to leave this one
 	left     time.Time             // when a level was last left
 	entered  time.Time             // when one was last entered
 	hold     time.Duration         // how long the pressure must be low before a level is left
@@ -35,22 +35,33 @@ func (s *Switch) tick(now time.Time) {
 			p = v
 		}
 	}
+	// Foreign functions are asked without the lock.
+	s.mu.Lock()
+	needy := make([]*Feature, 0, len(s.features))
+	for _, f := range s.features {
+		if f.needs != nil {
+			needy = append(needy, f)
+		}
+	}
+	s.mu.Unlock()
+	down := make([]bool, len(needy))
+	for i, f := range needy {
+		down[i] = !up(f.needs)
+	}
 	s.mu.Lock()
 	s.due.Store(now.Add(every).UnixNano())
 	before, dim := s.level, s.auto.dim
 	s.decideLocked(now, p)
 	changed := s.level != before || s.auto.dim != dim
-	for _, f := range s.features {
-		if f.needs == nil {
+	for i, f := range needy {
+		if down[i] == f.down {
 			continue
 		}
-		if down := !up(f.needs); down != f.down {
-			f.down, changed = down, true
-			if down {
-				s.noteLocked(now, "%s goes off: what it needs is down", f.name)
-			} else {
-				s.noteLocked(now, "%s is back: what it needs is up", f.name)
-			}
+		f.down, changed = down[i], true
+		if f.down {
+			s.noteLocked(now, "%s goes off: what it needs is down", f.name)
+		} else {
+			s.noteLocked(now, "%s is back: what it needs is up", f.name)
 		}
 	}
 	if changed || s.expireLocked(now) {

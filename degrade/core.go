@@ -132,6 +132,9 @@ func (w *waiter) settle(v verdict) {
 // taken when it was taken; a negative latency is not looked at.
 func (c *core) leave(now, latency int64, n int) {
 	word := c.word.Add(doneOne - 1)
+	if longest := c.longest.Load(); longest > 0 {
+		latency = min(latency, longest)
+	}
 	look := latency >= 0 && (word>>doneShift)&c.mask.Load() == 0
 	if look && float64(n) <= atEase*float64(c.limit.Load()) {
 		c.low.add(latency)

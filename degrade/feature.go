@@ -18,10 +18,11 @@ type Feature struct {
 	name string
 	off  Level
 
+	needs func() bool // written before serving
+
 	// Guarded by sw.mu.
-	keep  float64
-	needs func() bool
-	down  bool // what needs said last
+	keep float64
+	down bool // what needs said last
 }
 
 // Feature registers a feature that goes off at level off; [Optional] is the

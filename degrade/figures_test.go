@@ -2,8 +2,10 @@ package degrade
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -190,4 +192,45 @@ func TestTrafficDoubledOnADatabase(t *testing.T) {
 	require.LessOrEqual(t, p99, 80.0)
 	require.GreaterOrEqual(t, slow, 115.0, "good answers a second, of 125 possible")
 	require.LessOrEqual(t, slow99, 300.0)
+}
+
+// A request needs 5 ms for what it is about, 2 ms for one optional feature and
+// 3 ms for another. The switch follows the shedder's pressure.
+func TestTheSwitchAnswersWhatSheddingAloneWouldRefuse(t *testing.T) {
+	phases := []phase{{20, 0.7, 0}, {30, 1.3, 0}, {30, 1.9, 0}, {30, 0.7, 0}}
+	for seed := range uint64(seeds()) {
+		s := &sim{core: new(core), r: regimes[0], patience: 1e9, rng: rand.New(rand.NewPCG(seed+1, 1)), phases: phases}
+		s.core.init(Config{})
+		start := time.Now()
+		sw := MustNewSwitch(SwitchConfig{Pressure: []func() float64{func() float64 {
+			var st Stats
+			s.core.look(s.now, &st)
+			return st.Pressure
+		}}})
+		dear, cheap := sw.Feature("dear", Optional), sw.Feature("cheap", Useful)
+		s.factor = func() float64 {
+			work := 0.5
+			if cheap.Enabled() {
+				work += 0.2
+			}
+			if dear.Enabled() {
+				work += 0.3
+			}
+			return work
+		}
+		s.tick = func(now int64) { sw.tick(start.Add(time.Duration(now))) }
+		s.run()
+		var ok [4]float64
+		for i, a := range s.tallies {
+			ok[i] = 100 * float64(a.good) / float64(a.offered)
+		}
+		changes := sw.Stats().Changes
+		table("switch, seed %d: answered %.1f %% at 0.7x, %.1f %% at 1.3x, %.1f %% at 1.9x, %.1f %% at 0.7x again, with %d changes of level\n", seed+1, ok[0], ok[1], ok[2], ok[3], changes)
+		require.GreaterOrEqual(t, ok[0], 99.9)
+		require.GreaterOrEqual(t, ok[1], 97.0, "shedding alone answers 77 of 100")
+		require.GreaterOrEqual(t, ok[2], 95.0, "shedding alone answers 53 of 100")
+		require.GreaterOrEqual(t, ok[3], 99.9)
+		require.LessOrEqual(t, changes, uint64(6), "the level does not flap")
+		require.Equal(t, Full, sw.Level(), "and is back where it was")
+	}
 }

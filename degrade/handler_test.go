@@ -211,6 +211,23 @@ func TestLongLivedRequestsHoldNoSlot(t *testing.T) {
 	})
 }
 
+// Even when nobody has said that it would be long.
+func TestOneEndlessRequestDoesNotPassForASlowBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shed := degrade.MustNew(degrade.Config{})
+		h := shed.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			d, _ := time.ParseDuration(r.Header.Get("Work"))
+			time.Sleep(d)
+		}))
+		work := func(d string) func(*http.Request) { return func(r *http.Request) { r.Header.Set("Work", d) } }
+		for range 200 {
+			get(h, work("10ms"))
+		}
+		get(h, work("5h"))
+		require.Less(t, shed.Stats().Latency, 50*time.Millisecond)
+	})
+}
+
 func TestExemptRequestsAlwaysPass(t *testing.T) {
 	shed := full(t, degrade.Config{Exempt: func(r *http.Request) bool { return true }})
 	require.Equal(t, 200, get(shed.Handler(ok)).Code)

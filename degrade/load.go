@@ -10,6 +10,7 @@ const (
 	rateTau            = 1e9  // of moving rates, ns
 	latencyMemory      = 64   // latencies that the moving average stands for
 	latenciesPerSecond = 2000 // looked at on the fast path; of more, every second, fourth, …
+	longestLatency     = 30   // times the baseline; a longer one counts as this
 	firstLatency       = 1e8  // what running takes, until the first has run
 	maxRetry           = 30e9 // longest Retry-After without its jitter, and longest jitter, ns
 )
@@ -151,6 +152,9 @@ func (c *core) step(now int64) {
 	}
 	n, mean, square := c.low.drain()
 	c.ctl.learn(now, n, mean, square)
+	if c.ctl.baseN >= 50 {
+		c.longest.Store(int64(longestLatency * c.ctl.base))
+	}
 	word := c.word.Load()
 	done := word >> doneShift
 	if dt := now - c.load.at; dt > 0 {

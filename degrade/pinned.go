@@ -31,7 +31,8 @@ func place(feature, user string) float64 {
 // at most.
 func (s *Switch) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if now := time.Now(); now.UnixNano() >= s.due.Load() {
+		now := time.Now()
+		if due := s.due.Load(); now.UnixNano() >= due && s.due.CompareAndSwap(due, now.Add(every).UnixNano()) {
 			s.tick(now)
 		}
 		p := &pin{sw: s, sn: s.now.Load(), name: s.cfg.Key(r)}

@@ -68,7 +68,7 @@ func (t *tally) quantile(q float64) float64 {
 
 type event struct {
 	at   int64
-	kind uint8 // 0 arrival, 1 finish, 2 client gives up, 3 waiter expires, 4 phase
+	kind uint8 // 0 arrival, 1 finish, 2 client gives up, 3 waiter expires, 4 phase, 5 tick
 	req  *simRequest
 }
 type events []event
@@ -98,6 +98,8 @@ type sim struct {
 	begin    []int64
 	cur      int
 	now      int64
+	factor   func() float64  // of service times; nil 1
+	tick     func(now int64) // four times a second; may be nil
 }
 
 func (s *sim) run() {
@@ -110,10 +112,18 @@ func (s *sim) run() {
 	}
 	end := at
 	heap.Push(&s.h, event{at: 0, kind: 0})
+	if s.tick != nil {
+		heap.Push(&s.h, event{at: 0, kind: 5})
+	}
 	for len(s.h) > 0 {
 		e := heap.Pop(&s.h).(event)
 		s.now = e.at
 		switch e.kind {
+		case 5:
+			s.tick(s.now)
+			if s.now < end {
+				heap.Push(&s.h, event{at: s.now + int64(every), kind: 5})
+			}
 		case 4:
 			s.cur = e.req.measure
 		case 0:
@@ -199,6 +209,9 @@ func (s *sim) serve(q *simRequest) {
 	slow := s.phases[s.cur].slow
 	if slow == 0 {
 		slow = 1
+	}
+	if s.factor != nil {
+		slow *= s.factor()
 	}
 	heap.Push(&s.h, event{at: s.now + int64(q.work*slow), kind: 1, req: q})
 }
