@@ -42,6 +42,10 @@ type core struct {
 	maxWait  int64 // bound on waiting; 0 automatic, negative no queue
 	maxQueue int
 
+	// Longer latencies count as this, so that a stream does not pass for a slow
+	// backend; 0 while that is not known.
+	longest atomic.Int64
+
 	mu   sync.Mutex // protects what follows
 	q    queue
 	ctl  control
