@@ -31,6 +31,10 @@ func TestLoaderRunsNoMoreThanMaxLoadsAtOnce(t *testing.T) {
 		for i := range 9 {
 			wg.Go(func() { _, _ = l.Get(t.Context(), fmt.Sprint(i)) })
 		}
+		synctest.Wait()
+		for _, text := range l.Conditions() {
+			require.Equal(t, "all 3 places for loads are taken, 6 wait", text)
+		}
 		wg.Wait()
 		require.EqualValues(t, 3, most.Load())
 		require.Equal(t, 3*time.Second, time.Since(from))

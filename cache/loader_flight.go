@@ -52,10 +52,6 @@ func (e *LoadPanicError) Unwrap() error {
 // miss waits for the load of a key that isn't in memory, and starts it if it
 // isn't running.
 func (l *Loader[K, V]) miss(ctx context.Context, s *loaderShard[K, V], hash uint64, key K) (V, error) {
-	if key != key { // a NaN: no map would ever give it back
-		var zero V
-		return zero, fmt.Errorf("cache: key %v is not equal to itself", key)
-	}
 	e, f, first := l.board(ctx, s, hash, key)
 	switch {
 	case e != nil:
@@ -128,7 +124,9 @@ func (l *Loader[K, V]) takeOff(ctx context.Context, s *loaderShard[K, V], hash u
 	if reload != nil {
 		reload.state.Or(loaderReloading)
 	}
-	s.flights[key] = f
+	if key == key { // not a NaN, which no map would ever give back
+		s.flights[key] = f
+	}
 	return f
 }
 
@@ -219,6 +217,8 @@ func (l *Loader[K, V]) enter(f *loaderFlight[K, V]) error {
 	if l.loads == nil || f.placed {
 		return nil
 	}
+	l.counts.waiting.Add(1)
+	defer l.counts.waiting.Add(-1)
 	if l.loads.Acquire(f.ctx, 1) != nil {
 		return fmt.Errorf("cache: %d loads are running, and none ended in time: %w", l.cfg.MaxLoads, context.Cause(f.ctx))
 	}

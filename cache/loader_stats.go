@@ -73,6 +73,7 @@ type loaderCounts struct {
 	reloads, notFound, failures, panics atomic.Uint64
 	hookPanics                          atomic.Uint64
 	inFlight                            atomic.Int64
+	waiting                             atomic.Int64 // of them, for one of the MaxLoads places
 	took                                loaderHistogram
 }
 
@@ -262,6 +263,11 @@ func (l *Loader[K, V]) Conditions() iter.Seq2[string, string] {
 		if failed >= loaderManyFailed {
 			if !yield(l.cfg.Name, fmt.Sprintf("the source fails since %s: %d loads in a row, the last with: %s",
 				since.UTC().Format(time.TimeOnly+"Z"), failed, loaderLine(last))) {
+				return
+			}
+		}
+		if n := l.counts.waiting.Load(); n > 0 {
+			if !yield(l.cfg.Name, fmt.Sprintf("all %d places for loads are taken, %d wait", l.cfg.MaxLoads, n)) {
 				return
 			}
 		}

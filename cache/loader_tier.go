@@ -30,14 +30,15 @@ type loaderTier struct {
 	hits, misses, errors atomic.Uint64
 
 	mu       sync.Mutex
-	failures int // in a row
-	until    time.Time
+	failures int       // in a row
+	until    time.Time // it is left alone
+	trying   time.Time // until then one call finds out whether it is back; zero: none
 	last     error
 }
 
 const (
 	loaderStoreRest    = time.Second      // after the first failure; doubles
-	loaderStoreMaxRest = 30 * time.Second // at most
+	loaderStoreMaxRest = 10 * time.Second // at most
 	loaderStoreMaxTTL  = 30 * 24 * time.Hour
 )
 
@@ -48,11 +49,20 @@ func newLoaderTier(store Store, timeout time.Duration, log *loaderLog, name stri
 	return t
 }
 
-// up reports whether the Store may be asked.
+// up reports whether the Store may be asked. When it has been left alone for
+// long enough, one caller at a time is told so, to try it.
 func (t *loaderTier) up() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.failures == 0 || !time.Now().Before(t.until)
+	if t.failures == 0 {
+		return true
+	}
+	now := time.Now()
+	if now.Before(t.until) || now.Before(t.trying) {
+		return false
+	}
+	t.trying = now.Add(2 * t.timeout)
+	return true
 }
 
 // loaderCall calls the Store with the values of ctx and a deadline, and notes
@@ -100,16 +110,16 @@ func (t *loaderTier) report(err error) {
 	defer t.mu.Unlock()
 	if err == nil {
 		if t.failures > 0 {
-			t.failures, t.last = 0, nil
+			t.failures, t.last, t.trying = 0, nil, time.Time{}
 			t.log.add(t.name + ": the store answers again")
 		}
 		return
 	}
 	t.errors.Add(1)
-	if now := time.Now(); t.failures == 0 || !now.Before(t.until) {
+	if t.failures == 0 || !t.trying.IsZero() {
 		// Calls that were under way together count as one failure.
 		rest := min(loaderStoreRest<<min(t.failures, 10), loaderStoreMaxRest)
-		t.until = now.Add(rest/2 + rand.N(rest/2))
+		t.until, t.trying = time.Now().Add(rest/2+rand.N(rest/2)), time.Time{}
 		if t.failures++; t.failures == 1 {
 			t.log.add(fmt.Sprintf("%s: the store fails, going on without it: %s", t.name, loaderLine(err)))
 		}

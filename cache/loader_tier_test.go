@@ -339,6 +339,25 @@ func TestLoaderLosesLittleTimeToAStoreThatHangs(t *testing.T) {
 	})
 }
 
+func TestLoaderTriesAStoreThatHungWithOneCallAtATime(t *testing.T) {
+	src := &loaderSource{}
+	cfg := cache.LoaderConfig[string, string]{StoreTimeout: 100 * time.Millisecond}
+	loaderFleet(t, 1, false, src, cfg, func(t *testing.T, store *loaderStore, fleet []*cache.Loader[string, string]) {
+		store.set(func() { store.hang = true })
+		loaderGet(t, fleet[0], "first")
+		for round := range 20 {
+			time.Sleep(10 * time.Second) // as long as it is left alone at most
+			before := store.gets.Load()
+			var wg sync.WaitGroup
+			for i := range 50 {
+				wg.Go(func() { loaderGet(t, fleet[0], fmt.Sprint(round, i)) })
+			}
+			wg.Wait()
+			require.EqualValues(t, 1, store.gets.Load()-before)
+		}
+	})
+}
+
 func TestLoaderLeavesAStoreBehindThatPaysNoHeedToItsDeadline(t *testing.T) {
 	src := &loaderSource{}
 	cfg := cache.LoaderConfig[string, string]{StoreTimeout: 100 * time.Millisecond}

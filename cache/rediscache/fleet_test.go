@@ -135,7 +135,7 @@ func TestNoGetFailsWhileRedisIsFlushedHungAndKilled(t *testing.T) {
 			Load:         func(_ context.Context, k int) (int, error) { return -k, nil },
 			Store:        rediscache.New("test:", rdb),
 			TTL:          50 * time.Millisecond, // so that the store is asked often
-			StoreTimeout: 50 * time.Millisecond,
+			StoreTimeout: 200 * time.Millisecond,
 			MaxEntries:   100,
 		})
 		defer l.Close()
