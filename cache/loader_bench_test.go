@@ -47,3 +47,17 @@ func BenchmarkLoaderHit(b *testing.B) {
 		l.Close()
 	}
 }
+
+func BenchmarkLoaderMiss(b *testing.B) {
+	l := cache.MustNewLoader(cache.LoaderConfig[int, int]{
+		Load: func(_ context.Context, k int) (int, error) { return k, nil },
+	})
+	defer l.Close()
+	ctx := context.Background()
+	b.ReportAllocs()
+	k := 0
+	for b.Loop() {
+		_, _ = l.Get(ctx, k)
+		k++
+	}
+}

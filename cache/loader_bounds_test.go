@@ -114,6 +114,56 @@ func TestLoaderNeverHoldsMoreThanMaxCost(t *testing.T) {
 	require.False(t, ok)
 }
 
+func TestLoaderKeepsWhatIsAskedForThroughAScan(t *testing.T) {
+	l := cache.MustNewLoader(cache.LoaderConfig[int, int]{
+		Load:       func(_ context.Context, k int) (int, error) { return k, nil },
+		MaxEntries: 1000,
+	})
+	defer l.Close()
+	get := func(from, to int) {
+		for k := from; k < to; k++ {
+			_, err := l.Get(t.Context(), k)
+			require.NoError(t, err)
+		}
+	}
+	for range 5 {
+		get(0, 500)
+	}
+	get(1000, 20_000) // each of them once
+	kept := 0
+	for k := range 500 {
+		if _, ok := l.Peek(k); ok {
+			kept++
+		}
+	}
+	require.Greater(t, kept, 480)
+}
+
+func TestLoaderPrefersTheSmallOfThoseAskedForEquallyOften(t *testing.T) {
+	l := cache.MustNewLoader(cache.LoaderConfig[int, int]{
+		Load:    func(_ context.Context, k int) (int, error) { return 1 + 99*(k%2), nil }, // 1 or 100
+		MaxCost: 20_000,
+		Cost:    func(_, v int) int64 { return int64(v) },
+	})
+	defer l.Close()
+	for range 4 {
+		for k := range 1000 {
+			_, err := l.Get(t.Context(), k)
+			require.NoError(t, err)
+		}
+	}
+	small, large := 0, 0
+	for k := range l.Range() {
+		if k%2 == 0 {
+			small++
+		} else {
+			large++
+		}
+	}
+	require.Greater(t, small, 450, "of 500, which cost 500 together")
+	require.Greater(t, large, 150, "of 500, and the rest of the room is theirs")
+}
+
 func TestLoaderSaysWhenTheSourceFailsAndWhenItIsBack(t *testing.T) {
 	src := &loaderSource{}
 	loaderBubble(t, src, cache.LoaderConfig[string, string]{Name: "products"}, func(t *testing.T, l *cache.Loader[string, string]) {

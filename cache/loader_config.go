@@ -238,6 +238,21 @@ func (c *LoaderConfig[K, V]) setDefaults() {
 			c.NotFoundTTL = min(c.NotFoundTTL, c.TTL/10)
 		}
 	}
+	if c.Load == nil {
+		many := c.LoadMany
+		c.Load = func(ctx context.Context, key K) (V, error) {
+			values, err := many(ctx, []K{key})
+			value, ok := values[key]
+			switch {
+			case ok:
+				return value, nil
+			case err != nil:
+				return value, err
+			default:
+				return value, ErrNotFound
+			}
+		}
+	}
 	loaderDefault(&c.MaxBatch, 100)
 	loaderDefault(&c.StoreTimeout, 250*time.Millisecond)
 	loaderDefault(&c.LockTTL, 5*time.Second)

@@ -167,11 +167,11 @@ func (l *Loader[K, V]) wait(ctx context.Context, f *loaderFlight[K, V]) (V, erro
 
 // launch starts the goroutine that loads the key of f.
 func (l *Loader[K, V]) launch(f *loaderFlight[K, V]) {
-	if l.cfg.LoadMany != nil && (l.cfg.Gather > 0 || l.cfg.Load == nil) {
+	if l.cfg.Gather > 0 {
 		l.gather(f)
-		return
+	} else {
+		go l.run(f)
 	}
-	go l.run(f)
 }
 
 // loaderResult is how a load has ended.

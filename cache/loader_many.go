@@ -107,7 +107,7 @@ func (l *Loader[K, V]) gather(f *loaderFlight[K, V]) {
 	defer g.mu.Unlock()
 	g.waiting = append(g.waiting, f)
 	switch {
-	case len(g.waiting) >= l.cfg.MaxBatch || l.cfg.Gather == 0:
+	case len(g.waiting) >= l.cfg.MaxBatch:
 		l.departLocked()
 	case len(g.waiting) == 1:
 		g.timer = time.AfterFunc(l.cfg.Gather, func() {

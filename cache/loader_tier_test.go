@@ -572,6 +572,23 @@ func TestLoaderFleetLoadsEachKeyOfABatchOnce(t *testing.T) {
 	})
 }
 
+func TestLoaderLoadsABatchItselfWhenItsLocksAreNotGivenBack(t *testing.T) {
+	src := &loaderBatches{missing: "none"}
+	synctest.Test(t, func(t *testing.T) {
+		store := newLoaderStore()
+		l := cache.MustNewLoader(cache.LoaderConfig[string, string]{Name: "default", LoadMany: src.loadMany, Store: store})
+		defer l.Close()
+		keys := []string{"1", "2", "none"}
+		for _, key := range keys {
+			_, err := store.Lock(t.Context(), "default:"+key, time.Hour)
+			require.NoError(t, err)
+		}
+		got, err := l.GetMany(t.Context(), keys)
+		require.NoError(t, err)
+		require.Equal(t, map[string]string{"1": "1!", "2": "2!"}, got)
+	})
+}
+
 func TestLoaderStoresKeysOfAnyTypeThatCanBeWrittenDown(t *testing.T) {
 	type id struct {
 		Tenant string
