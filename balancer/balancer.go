@@ -33,8 +33,8 @@
 // # What it does not do
 //
 // It limits neither the number of requests nor the size of bodies, keeps no
-// queue, and does not know what other balancers do. It starts no goroutine
-// outside of Run, except for one hedged request at a time per request.
+// queue, and does not know what other balancers do. It has no goroutine outside
+// of Run, but for attempts that are hedged, which end with their request.
 package balancer
 
 import (
@@ -85,8 +85,9 @@ type Config struct {
 	// gives it the full share at once.
 	SlowStart time.Duration
 
-	// Warm is how many connections are opened to a new backend before it gets
-	// its first request, while Run runs. Zero opens none.
+	// Warm is how many connections are opened to a new backend ahead of its
+	// requests while Run runs, by as many HEAD requests at a time for
+	// Probe.Path or "/". Zero opens none.
 	Warm int
 
 	// Retry says which failed requests are sent to another backend.
@@ -143,8 +144,8 @@ type Config struct {
 	// means that they are used for as long as they work.
 	MaxConnAge time.Duration
 
-	// Verdict says what an answer says of the backend. Exactly one of its
-	// arguments is nil. Nil means that errors and the statuses 500, 502, 503
+	// Verdict judges a backend by its answer. Exactly one of its arguments is
+	// nil, and it must leave the response's body alone. Nil means that errors and the statuses 500, 502, 503
 	// and 504 are failures, and 429 and 503 with Retry-After are refusals. A
 	// client that went away is always Ignored, and not asked about.
 	Verdict func(*http.Response, error) Verdict

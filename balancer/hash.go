@@ -25,7 +25,8 @@ import (
 // Bound is how much more than its share a backend may have in flight before
 // its keys go to the next backend in their order (Mirrokni et al., "Consistent
 // Hashing with Bounded Loads", 2018). It must be above 1; zero means 1.25, and
-// a negative number means no bound.
+// a negative number means no bound. HashBy panics if key is nil or bound is
+// between 0 and 1.
 func HashBy(key func(*http.Request) string, bound float64) Policy {
 	if key == nil {
 		panic("balancer: HashBy: key is nil, must name the key of a request")

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -120,7 +121,13 @@ func model(user *http.Transport) *http.Transport {
 		}
 		user = t
 	} else {
+		// net/http leaves HTTP/2 out once somebody else has set up the TLS of a
+		// transport. Here that is us, for the name: it was on, so it stays on.
+		plain := user.TLSClientConfig == nil && user.DialContext == nil && user.DialTLSContext == nil && user.TLSNextProto == nil
 		user = user.Clone()
+		if tls := user.TLSClientConfig; plain || tls != nil && slices.Contains(tls.NextProtos, "h2") {
+			user.ForceAttemptHTTP2 = true
+		}
 	}
 	// A transport that is for one backend alone needs all the room there.
 	if user.MaxIdleConnsPerHost == 0 {
