@@ -155,8 +155,12 @@ func TestLatencyCountsFromWhenARequestWasDue(t *testing.T) {
 		require.Equal(t, got.Offered, got.Good)
 		require.Greater(t, quantile(got.latency, 1), 190.0)
 		require.Greater(t, got.Lag, 290.0)
-		require.True(t, honest(g).Behind, "and the report says so")
-		require.Contains(t, honest(g).Says, "fell behind")
+		require.True(t, honest(g, 80, 80).Busy, "and the report says so")
+		require.Contains(t, honest(g, 80, 80).Says, "fell behind")
+		quiet := generatorFor(nil)
+		require.False(t, honest(quiet, 80, 80).Busy)
+		require.False(t, honest(quiet, 80, 0).Busy, "a target has no model")
+		require.Contains(t, honest(quiet, 50, 80).Says, "the model promises 80 a second")
 	})
 }
 

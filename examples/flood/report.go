@@ -55,16 +55,20 @@ type summary struct {
 }
 
 type generatorReport struct {
-	P50    float64 `json:"lag_p50_ms"`
-	P99    float64 `json:"lag_p99_ms"`
-	Max    float64 `json:"lag_max_ms"`
-	Behind bool    `json:"behind"`
-	Says   string  `json:"says"`
+	P50  float64 `json:"lag_p50_ms"`
+	P99  float64 `json:"lag_p99_ms"`
+	Max  float64 `json:"lag_max_ms"`
+	Busy bool    `json:"machine_busy"` // too much for the figures to be the services' alone
+	Says string  `json:"says"`
 }
 
-// behind is how late the generator may be with one request of a hundred before
-// the report says that the machine was too busy for it.
-const behind = 50 * time.Millisecond
+// From when on the report says that the machine was too busy: when the generator
+// was so late with one request of a hundred, or the bare shop could carry less
+// than this share of what its model promises.
+const (
+	busyLag   = 50 * time.Millisecond
+	busyShare = 0.85
+)
 
 func summarize(t tally) summary {
 	ms := func(q float64, refusal bool) *float64 {
@@ -126,19 +130,24 @@ func (r *run) report(interrupted bool) *report {
 		}
 	}
 	slices.SortStableFunc(rep.Events, func(a, b event) int { return int(math.Copysign(1, a.At-b.At)) })
-	rep.Generator = honest(r.gen)
+	rep.Generator = honest(r.gen, rep.Capacity, rep.Model)
 	rep.Verdict = verdict(rep)
 	return rep
 }
 
-// honest says how well the generator kept to its schedule.
-func honest(g *generator) generatorReport {
+// honest says how well the generator kept to its schedule, and whether the
+// machine was quiet enough for what was measured.
+func honest(g *generator, capacity, model float64) generatorReport {
 	ms := func(us int64) float64 { return float64(us) / 1000 }
 	gr := generatorReport{P50: ms(g.lag.ValueAtQuantile(50)), P99: ms(g.lag.ValueAtQuantile(99)), Max: ms(g.lag.Max())}
-	gr.Behind = gr.P99 > ms(behind.Microseconds())
 	gr.Says = fmt.Sprintf("The load generator sent half of the requests within %.1f ms of when they were due, 99 of 100 within %.1f ms, and all within %.0f ms; every latency counts from when a request was due.", gr.P50, gr.P99, gr.Max)
-	if gr.Behind {
+	if gr.P99 > ms(busyLag.Microseconds()) {
+		gr.Busy = true
 		gr.Says += " It fell behind: this machine was too busy, and some of the latency is the generator's own."
+	}
+	if capacity < busyShare*model {
+		gr.Busy = true
+		gr.Says += fmt.Sprintf(" When the capacity was measured this machine was busy with something else: the model promises %.0f a second, and the shares of the capacity are so much too high.", model)
 	}
 	return gr
 }
