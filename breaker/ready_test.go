@@ -54,12 +54,12 @@ func TestReadyIsFalseWhileNoProbeHasRoom(t *testing.T) {
 
 func TestReadyWhenTheLeaseOfAProbeIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := breaker.MustNew(steady(breaker.Config{ConsecutiveFailures: 1, ProbeLease: 30 * time.Second}))
+		b := breaker.MustNew(steady(breaker.Config{ConsecutiveFailures: 1}))
 		_ = try(b, errDown)
 		time.Sleep(5 * time.Second)
 		_, err := b.Allow(t.Context()) // and its end never comes
 		require.NoError(t, err)
-		time.Sleep(30*time.Second - 1)
+		time.Sleep(10*time.Second - 1)
 		require.False(t, b.Ready())
 		time.Sleep(time.Nanosecond)
 		require.True(t, b.Ready(), "else no call would come to write it off")
