@@ -23,7 +23,7 @@ const (
 // The latency is a moving average over about two seconds of the time to the
 // response's header, and no less than the time for which a backend that is
 // being waited for has answered nothing: a backend that hangs gets dear before
-// its first request times out. A failure or refusal counts as the larger of 1
+// its first request times out, and stays so when its callers give up. A failure or refusal counts as the larger of 1
 // second and ten times the pool's mean, so that failing fast never looks fast.
 // An unknown backend costs the pool's mean; an estimate that is not renewed
 // for 5 seconds fades to it; a backend that was idle for 3 seconds gets one
@@ -141,10 +141,13 @@ func (e *Endpoint) sample(now, took time.Duration, v Verdict) {
 	e.pool.renew(now)
 }
 
-// outrun says that another backend answered first after e was waited for for
-// that long: e takes at least that, if it was thought to take less.
-func (e *Endpoint) outrun(now, waited time.Duration) {
-	if waited > e.Latency() {
+// outwaited says that nobody waits for an answer of e any more, because the
+// caller gave up or another backend was faster: it takes at least that long, if
+// it was thought to take less. That is neither a success nor a failure; but
+// without it a backend that hangs would look as good as new each time the last
+// caller has hung up on it.
+func (e *Endpoint) outwaited(now, began time.Duration) {
+	if waited := now - began; waited > e.Latency() {
 		e.sample(now, waited, Success)
 	}
 }

@@ -318,3 +318,28 @@ func TestRequestBodyIsClosedOnceWhateverHappens(t *testing.T) {
 		}
 	}
 }
+
+func TestHangingBackendIsLeftAloneEvenIfItsCallersJustGiveUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab()
+		b := must(t, balancer.Config{Backends: l.hosts(3)})
+		for i := range 3 {
+			l.takes(fmt.Sprint("b", i), 5*time.Millisecond)
+		}
+		rt := b.Transport(l)
+		send(rt, 300, 3*time.Second)
+		l.takes("b0", time.Hour)
+		l.count("b0")
+		for range 500 { // half a second each, if it hangs
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Hour, nil)
+			time.AfterFunc(500*time.Millisecond, cancel) // a caller who hangs up: says nothing
+			req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://service/", nil)
+			if resp, err := rt.RoundTrip(req); err == nil {
+				_ = resp.Body.Close()
+			}
+			cancel()
+		}
+		require.Less(t, l.count("b0"), 10, "of 500")
+		require.Zero(t, b.Stats().Failure)
+	})
+}

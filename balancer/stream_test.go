@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -243,4 +244,54 @@ balancer: Config.Sticky.Secret has 5 bytes, must have at least 16`))
 	require.EqualError(t, must(t, balancer.Config{Backends: many(1)}).SetBackends(), "balancer: SetBackends: backends is empty, must name a backend")
 	require.EqualError(t, must(t, balancer.Config{Backends: many(1)}).SetBackends(balancer.URLs("http://a", "http://a")...),
 		`balancer: SetBackends: backends[1].ID is "http://a", must differ from [0]`)
+}
+
+func TestEverythingAtOnce(t *testing.T) {
+	var urls []string
+	for range 6 {
+		urls = append(urls, server(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("X-Fail") != "" {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		}))
+	}
+	b := pool(t, balancer.Config{
+		Backends: balancer.URLs(urls...), SlowStart: time.Millisecond, Probe: balancer.Probe{Path: "/", Every: time.Millisecond},
+		Hedge: balancer.Hedge{Quantile: 0.5}, Eject: balancer.Eject{Base: time.Millisecond},
+		Sticky:   balancer.Sticky{Cookie: "lb", Secret: make([]byte, 16)},
+		OnChange: func(balancer.Change) {},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan struct{})
+	go func() { _ = b.Run(ctx); close(ran) }()
+	rt := b.Transport(nil)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for n := range 150 {
+				req, _ := http.NewRequest([]string{http.MethodGet, http.MethodPost, http.MethodPut}[n%3], "http://x/", strings.NewReader("body"))
+				if n%20 < 10 && i%2 == 0 {
+					req.Header.Set("X-Fail", "1")
+				}
+				if resp, err := rt.RoundTrip(req); err == nil {
+					_, _ = io.Copy(io.Discard, resp.Body)
+					_ = resp.Body.Close()
+				}
+				if n%10 == i {
+					_ = b.SetBackends(balancer.URLs(urls[n%3:]...)...)
+				}
+				if n%10 == 0 {
+					b.Collect(func(string, string, string, float64, ...string) {})
+					for range b.Conditions() {
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	cancel()
+	<-ran
+	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, 10*time.Second, time.Millisecond)
+	s := b.Stats()
+	require.GreaterOrEqual(t, s.Success+s.Failure+s.Refused+s.Ignored, uint64(8*150))
 }

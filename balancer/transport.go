@@ -270,8 +270,8 @@ func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l L
 	}
 	settled = true
 	b.answered(&l, v, v != Ignored && isGateway(resp, err))
-	if v == Ignored && errors.Is(context.Cause(ctx), errLost) {
-		e.outrun(b.now(), b.now()-l.began)
+	if v == Ignored && err != nil && x.body == nil {
+		e.outwaited(b.now(), l.began)
 	}
 	if v == Success && b.recent != nil {
 		b.recent.add(b.now(), b.now()-l.began)
