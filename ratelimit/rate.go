@@ -98,7 +98,10 @@ func newPolicy(what, name string, rate Rate, share float64) (*limit, error) {
 	r.Burst = max(1, int(float64(r.Burst)*share))
 	r.Per = time.Duration(min(float64(r.Per)/share, float64(year)))
 	if l.local, err = newLimit(what, r); err != nil {
-		return nil, err
+		r.Burst = 1 // at a year for a token, more than one would take too long
+		if l.local, err = newLimit(what, r); err != nil {
+			return nil, err
+		}
 	}
 	l.policy, l.item = name, `"`+name+`"`
 	l.local.policy, l.local.item = l.policy, l.item

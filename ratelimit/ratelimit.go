@@ -187,18 +187,45 @@ type Limiter struct {
 	journal   journal
 }
 
-// A plan is the limits that hold for a key, ready for deciding and for header
-// fields.
-type plan struct {
-	limits   []*limit
-	first    *limit // limits[0]
-	policies string // the RateLimit-Policy field
-}
-
 // New returns a Limiter, or an error that names every field of cfg that is
 // not valid.
 func New(cfg Config) (*Limiter, error) {
-	var errs []error
+	errs := cfg.check()
+	l := &Limiter{start: time.Now()}
+	for i, g := range cfg.Groups {
+		lim, err := newPolicy(fmt.Sprintf("Config.Groups[%d].Rate", i), g.Name, g.Rate, cfg.LocalShare)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		l.groups = append(l.groups, lim)
+	}
+	l.cfg = cfg
+	l.cfg.Also = append([]Rate(nil), cfg.Also...)
+	p, err := l.newPlan("Config.", cfg.Rate, l.cfg.Also)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, err
+	}
+	if !cfg.DryRun {
+		l.maxWait = int64(min(cfg.MaxWait, year)) * ticksPerNano
+	}
+	if cfg.Store != nil {
+		h, ok := cfg.Store.(interface{ HeedsContext() bool })
+		l.shared = &shared{store: cfg.Store, timeout: cfg.StoreTimeout, prompt: ok && h.HeedsContext()}
+		if cfg.Lease > 0 {
+			l.shared.leases = newLeases(cfg.Lease)
+		}
+	}
+	l.plain = len(p.limits) == 1 && len(l.groups) == 0 && cfg.Store == nil && l.maxWait == 0
+	l.plan.Store(p)
+	l.mem.Store(newMemory(len(p.limits), len(l.groups), l.cfg.MaxKeys))
+	l.fields.New = func() any { return new(fields) }
+	return l, nil
+}
+
+// check returns an error for each field that is not valid by itself, and fills
+// in the defaults.
+func (cfg *Config) check() (errs []error) {
 	bad := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("ratelimit: Config."+format, args...))
 	}
@@ -213,6 +240,14 @@ func New(cfg Config) (*Limiter, error) {
 	}
 	if len(cfg.Groups) > maxGroups {
 		bad("Groups has %d groups, must have at most %d", len(cfg.Groups), maxGroups)
+	}
+	for i, g := range cfg.Groups {
+		if !goodName(g.Name) || g.Name == "" {
+			bad("Groups[%d].Name is %q, must be printable ASCII without quote and backslash", i, g.Name)
+		}
+		if g.Key == nil {
+			bad("Groups[%d].Key is nil, must name the group of a request", i)
+		}
 	}
 	if cfg.MaxKeys < 0 {
 		bad("MaxKeys is %d, must not be negative", cfg.MaxKeys)
@@ -248,52 +283,16 @@ func New(cfg Config) (*Limiter, error) {
 	if cfg.LocalShare == 0 {
 		cfg.LocalShare = 0.5
 	}
-	l := &Limiter{start: time.Now()}
-	for i, g := range cfg.Groups {
-		what := fmt.Sprintf("Groups[%d]", i)
-		if !goodName(g.Name) || g.Name == "" {
-			bad("%s.Name is %q, must be printable ASCII without quote and backslash", what, g.Name)
-		}
-		if g.Key == nil {
-			bad("%s.Key is nil, must name the group of a request", what)
-		}
-		lim, err := newPolicy("Config."+what+".Rate", g.Name, g.Rate, cfg.LocalShare)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		l.groups = append(l.groups, lim)
+	if cfg.MaxPause == 0 {
+		cfg.MaxPause = time.Minute
 	}
-	l.cfg = cfg
-	l.cfg.Also = append([]Rate(nil), cfg.Also...)
-	p, err := l.newPlan("Config.", cfg.Rate, l.cfg.Also)
-	if err := errors.Join(append(errs, err)...); err != nil {
-		return nil, err
+	if cfg.MaxKeys == 0 {
+		cfg.MaxKeys = 1 << 20
 	}
-	if l.cfg.Key == nil {
-		l.cfg.Key = ClientIP()
+	if cfg.Key == nil {
+		cfg.Key = ClientIP()
 	}
-	if l.cfg.MaxPause == 0 {
-		l.cfg.MaxPause = time.Minute
-	}
-	if l.cfg.MaxKeys == 0 {
-		l.cfg.MaxKeys = 1 << 20
-	}
-	if !cfg.DryRun {
-		l.maxWait = int64(min(cfg.MaxWait, year)) * ticksPerNano
-	}
-	if cfg.Store != nil {
-		h, ok := cfg.Store.(interface{ HeedsContext() bool })
-		l.shared = &shared{store: cfg.Store, timeout: cfg.StoreTimeout, prompt: ok && h.HeedsContext()}
-		if cfg.Lease > 0 {
-			l.shared.leases = newLeases(cfg.Lease)
-		}
-	}
-	l.plain = len(p.limits) == 1 && len(l.groups) == 0 && cfg.Store == nil && l.maxWait == 0
-	l.plan.Store(p)
-	l.mem.Store(newMemory(len(p.limits), len(l.groups), l.cfg.MaxKeys))
-	l.fields.New = func() any { return new(fields) }
-	return l, nil
+	return errs
 }
 
 // MustNew is like [New] but panics if cfg is not valid. It is for
@@ -305,76 +304,6 @@ func MustNew(cfg Config) *Limiter {
 	}
 	return l
 }
-
-// newPlan makes a plan of a key's rates; what starts the names of the fields
-// in errors.
-func (l *Limiter) newPlan(what string, rate Rate, also []Rate) (*plan, error) {
-	var errs []error
-	p := &plan{}
-	for i, r := range append([]Rate{rate}, also...) {
-		name, field := l.cfg.Name, what+"Rate"
-		if i > 0 {
-			name, field = alsoName(l.cfg.Name, i, also), fmt.Sprintf("%sAlso[%d]", what, i-1)
-		}
-		lim, err := newPolicy(field, name, r, l.cfg.LocalShare)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		p.limits = append(p.limits, lim)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	p.first = p.limits[0]
-	p.policies = policies(p.limits, l.groups)
-	return p, nil
-}
-
-// A Decision is the answer to one request.
-type Decision struct {
-	// Allowed says whether the request may go on. Only then was it charged.
-	Allowed bool
-
-	// DryRun says that Allowed would be false if Config.DryRun were not set.
-	DryRun bool
-
-	// Degraded says that the Store did not answer; see Config.Outage.
-	Degraded bool
-
-	// Remaining is how many tokens are left under the rate that decided.
-	Remaining int
-
-	// RetryAfter is when the same request would pass if nobody else drew from
-	// the bucket. Zero if it was allowed, Never if its cost exceeds the burst.
-	RetryAfter time.Duration
-
-	by   *limit // a pointer, so that a Decision is returned in registers
-	debt int64  // ticks
-}
-
-// FullAfter returns when the bucket of the rate that decided will be full.
-func (d Decision) FullAfter() time.Duration { return ticksToDuration(d.debt) }
-
-// Policy returns the name of the rate that decided: the one that refused, or
-// has the fewest tokens left.
-func (d Decision) Policy() string {
-	if d.by == nil {
-		return ""
-	}
-	return d.by.policy
-}
-
-// Rate returns that rate, with its Burst filled in.
-func (d Decision) Rate() Rate {
-	if d.by == nil {
-		return Rate{}
-	}
-	return d.by.rate
-}
-
-// Never is the RetryAfter of a request that costs more than its bucket holds.
-const Never = time.Duration(1<<63 - 1)
 
 // Allow takes n tokens from key's bucket, if it has them.
 //
@@ -452,118 +381,4 @@ func (l *Limiter) cost(r *http.Request) int {
 		return 1
 	}
 	return n
-}
-
-// tier returns the plan for the rate that RateOf gives r.
-func (l *Limiter) tier(r *http.Request, otherwise *plan) *plan {
-	rate := l.cfg.RateOf(r)
-	if rate == (Rate{}) {
-		return otherwise
-	}
-	if tiers := l.tiers.Load(); tiers != nil {
-		if p, ok := (*tiers)[rate]; ok {
-			return p
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var also []Rate
-	for _, lim := range l.plan.Load().limits[1:] {
-		also = append(also, lim.rate)
-	}
-	p, err := l.newPlan("RateOf: ", rate, also)
-	if err != nil {
-		l.counts.errors.Add(1)
-		return otherwise
-	}
-	tiers := make(map[Rate]*plan)
-	if old := l.tiers.Load(); old != nil && len(*old) < 1024 { // else start over
-		for k, v := range *old {
-			tiers[k] = v
-		}
-	}
-	tiers[rate] = p
-	l.tiers.Store(&tiers)
-	return p
-}
-
-// decide answers a and counts the answer. It returns an error only if ctx ended
-// while a waited for its turn.
-func (l *Limiter) decide(ctx context.Context, a *ask) error {
-	if l.maxWait > 0 && a.n > 0 {
-		if err := l.decideWaiting(ctx, a); err != nil {
-			return err
-		}
-	} else {
-		l.once(ctx, a)
-	}
-	l.count(a.allowed, a.degraded, a.keys[0])
-	return nil
-}
-
-// count counts a decision.
-func (l *Limiter) count(allowed, degraded bool, key string) {
-	c := l.counts.mine()
-	switch {
-	case allowed && !degraded:
-		c.allowed.Add(1)
-		return
-	case allowed && l.cfg.Outage == LetPass:
-		c.failedOpen.Add(1)
-		return
-	case allowed:
-		c.allowed.Add(1)
-		return
-	case l.cfg.DryRun:
-		c.dry.Add(1)
-	case degraded && l.cfg.Outage == RefuseAll:
-		c.failedClosed.Add(1)
-		return
-	default:
-		c.refused.Add(1)
-	}
-	l.refused.add(key)
-}
-
-// once answers a without waiting for tokens.
-func (l *Limiter) once(ctx context.Context, a *ask) {
-	switch {
-	case l.shared != nil:
-		l.decideShared(ctx, a)
-	case a.n == 0:
-		l.mem.Load().charge(a)
-	default:
-		l.mem.Load().take(a)
-	}
-}
-
-// decision makes a's answer presentable.
-func (l *Limiter) decision(a *ask) Decision {
-	wait := a.wait
-	if a.allowed {
-		wait = 0
-	}
-	return l.verdict(a.limits[a.by], a.debts[a.by], wait, a.degraded)
-}
-
-// verdict makes a Decision of what lim says: the bucket is debt ticks from
-// full, and if wait is positive the request is refused for so long.
-func (l *Limiter) verdict(lim *limit, debt, wait int64, degraded bool) Decision {
-	d := Decision{
-		Allowed:   wait <= 0,
-		Degraded:  degraded,
-		by:        lim,
-		Remaining: lim.remaining(debt),
-		debt:      debt,
-	}
-	if wait > 0 {
-		d.RetryAfter = Never
-		if wait != never {
-			d.RetryAfter = ticksToDuration(wait)
-		}
-		if l.cfg.DryRun {
-			d.Allowed, d.DryRun = true, true
-		}
-	}
-	return d
 }

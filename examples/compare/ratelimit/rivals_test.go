@@ -7,6 +7,7 @@ package ratelimit_test
 import (
 	"context"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"time"
 
@@ -23,37 +24,38 @@ import (
 
 var ctx = context.Background()
 
-// A limiter decides for a key, under a limit of perSecond with as large a burst.
+// A limiter decides for a key, under a limit of n per period with as large a
+// burst.
 type limiter struct {
 	name string
-	make func(perSecond, maxKeys int) func(key string) bool
+	make func(n int, per time.Duration, maxKeys int) func(key string) bool
 }
 
 var limiters = []limiter{
-	{"spillway", func(perSecond, maxKeys int) func(string) bool {
-		l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(perSecond), MaxKeys: maxKeys})
+	{"spillway", func(n int, per time.Duration, maxKeys int) func(string) bool {
+		l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.Rate{Requests: n, Per: per}, MaxKeys: maxKeys})
 		return func(key string) bool {
 			d, _ := l.Allow(ctx, key, 1)
 			return d.Allowed
 		}
 	}},
 	// As most services do it: a map of rate.Limiter behind an LRU.
-	{"x-time-rate-lru", func(perSecond, maxKeys int) func(string) bool {
+	{"x-time-rate-lru", func(n int, per time.Duration, maxKeys int) func(string) bool {
 		var mu sync.Mutex
 		lru, _ := simplelru.NewLRU[string, *rate.Limiter](maxKeys, nil)
 		return func(key string) bool {
 			mu.Lock()
 			l, ok := lru.Get(key)
 			if !ok {
-				l = rate.NewLimiter(rate.Limit(perSecond), perSecond)
+				l = rate.NewLimiter(rate.Limit(float64(n)/per.Seconds()), n)
 				lru.Add(key, l)
 			}
 			mu.Unlock()
 			return l.Allow()
 		}
 	}},
-	{"go-limiter", func(perSecond, maxKeys int) func(string) bool {
-		s, err := memorystore.New(&memorystore.Config{Tokens: uint64(perSecond), Interval: time.Second, InitialAlloc: maxKeys})
+	{"go-limiter", func(n int, per time.Duration, maxKeys int) func(string) bool {
+		s, err := memorystore.New(&memorystore.Config{Tokens: uint64(n), Interval: per})
 		if err != nil {
 			panic(err)
 		}
@@ -62,22 +64,19 @@ var limiters = []limiter{
 			return ok
 		}
 	}},
-	{"httprate", func(perSecond, maxKeys int) func(string) bool {
-		l := httprate.NewRateLimiter(perSecond, time.Second)
-		return func(key string) bool {
-			ok, _, _ := l.Status(key)
-			if ok {
-				l.Counter().Increment(key, time.Now().UTC().Truncate(time.Second))
-			}
-			return ok
-		}
+	{"httprate", func(n int, per time.Duration, maxKeys int) func(string) bool {
+		// Without names for its header fields it sends none, and can be asked
+		// without an HTTP exchange.
+		l := httprate.NewRateLimiter(n, per, httprate.WithResponseHeaders(httprate.ResponseHeaders{}))
+		r := httptest.NewRequest("GET", "/", nil)
+		return func(key string) bool { return !l.OnLimit(nil, r, key) }
 	}},
-	{"throttled", func(perSecond, maxKeys int) func(string) bool {
+	{"throttled", func(n int, per time.Duration, maxKeys int) func(string) bool {
 		s, err := memstore.NewCtx(maxKeys)
 		if err != nil {
 			panic(err)
 		}
-		l, err := throttled.NewGCRARateLimiterCtx(s, throttled.RateQuota{MaxRate: throttled.PerSec(perSecond), MaxBurst: perSecond - 1})
+		l, err := throttled.NewGCRARateLimiterCtx(s, throttled.RateQuota{MaxRate: throttled.PerDuration(n, per), MaxBurst: n - 1})
 		if err != nil {
 			panic(err)
 		}
@@ -125,4 +124,3 @@ var middlewares = []middleware{
 		return (&throttled.HTTPRateLimiterCtx{RateLimiter: l, VaryBy: &throttled.VaryBy{RemoteAddr: true}}).RateLimit
 	}},
 }
-
