@@ -222,9 +222,7 @@ func (c *Cache) updateFromHead(r *http.Request, h, outer http.Header, key string
 		c.discard(e)
 		return
 	}
-	if !e.gone.Load() {
-		c.insert(updated, r.Header)
-	}
+	c.swap(e, updated)
 }
 
 // sameValue reports whether a validator of h, if it is there, is that of e.

@@ -106,6 +106,19 @@ func (c *Cache) insert(e *entry, h http.Header) {
 	c.account(e, removed)
 }
 
+// swap puts e, an update of old, in its place.
+func (c *Cache) swap(old, e *entry) {
+	s := c.shard(e.hash)
+	s.mu.Lock()
+	if old.gone.Load() {
+		s.mu.Unlock()
+		return
+	}
+	removed := s.putLocked(c, e, func(x *entry) bool { return x == old })
+	s.mu.Unlock()
+	c.account(e, removed)
+}
+
 // account tells the policy what has come and gone, and makes room. No lock may
 // be held.
 func (c *Cache) account(e *entry, removed []*entry) {
@@ -118,12 +131,20 @@ func (c *Cache) account(e *entry, removed []*entry) {
 	}
 }
 
+// replaceLocked puts e in the place of what a request with header h would have
+// been answered with.
 func (s *shard) replaceLocked(c *Cache, e *entry, h http.Header) (removed []*entry) {
-	head := s.entries[e.hash]
+	return s.putLocked(c, e, func(old *entry) bool {
+		return (old.part || !e.part) && c.normal.matches(old, h)
+	})
+}
+
+// putLocked puts e in the place of the entries of its key that out accepts, and
+// of those that are too many.
+func (s *shard) putLocked(c *Cache, e *entry, out func(*entry) bool) (removed []*entry) {
 	var kept []*entry
-	for old := head; old != nil; old = old.chain {
-		same := old.key == e.key
-		if !same || (old.part || !e.part) && c.normal.matches(old, h) {
+	for old := s.entries[e.hash]; old != nil; old = old.chain {
+		if old.key != e.key || out(old) {
 			removed = append(removed, old)
 			continue
 		}

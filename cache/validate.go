@@ -20,7 +20,7 @@ func (f *flight) freshen(h, outer http.Header, now time.Duration) *entry {
 	store := storable && !f.doomed && !old.gone.Load() &&
 		!slices.ContainsFunc(e.tags, func(t string) bool { return slices.Contains(f.deadTags, t) })
 	if store {
-		removed = f.shard.replaceLocked(f.c, e, f.header)
+		removed = f.shard.putLocked(f.c, e, func(x *entry) bool { return x == old })
 	}
 	f.shard.mu.Unlock()
 	switch {
