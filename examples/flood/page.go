@@ -331,7 +331,7 @@ func (rep *report) limits() figure {
 // timeline shows who said something when.
 func (rep *report) timeline() figure {
 	f := figure{ID: "events", Title: "What happened, and which part noticed",
-		Says: "Each dot is a sentence in the list below: of the script, or of a part of the chain about itself."}
+		Says: "Each dot is a sentence in the list below: of the script, or of a part of the chain about itself. A part remembers its last 64."}
 	var lanes []string
 	for _, e := range rep.Events {
 		if !slices.Contains(lanes, e.Who) {

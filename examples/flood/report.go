@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -129,7 +130,7 @@ func (r *run) report(interrupted bool) *report {
 			}
 		}
 	}
-	slices.SortStableFunc(rep.Events, func(a, b event) int { return int(math.Copysign(1, a.At-b.At)) })
+	slices.SortStableFunc(rep.Events, func(a, b event) int { return cmp.Compare(a.At, b.At) })
 	rep.Generator = honest(r.gen, rep.Capacity, rep.Model)
 	rep.Verdict = verdict(rep)
 	return rep
@@ -172,9 +173,11 @@ func verdict(rep *report) []string {
 	}
 	var v []string
 	bare, ours := rep.Sides[0], rep.Sides[1]
-	peak := len(rep.Acts) - 1
-	if i := rep.find("ten times"); i >= 0 {
-		peak = i
+	peak := 0 // the greatest load that lasted long enough for a rate
+	for i, a := range rep.Acts {
+		if a.Load > rep.Acts[peak].Load && a.To-a.From >= 1 {
+			peak = i
+		}
 	}
 	b, s := bare.Acts[peak], ours.Acts[peak]
 	without := ""
