@@ -178,13 +178,6 @@ func (b *body) wakeLocked() {
 	}
 }
 
-// whole reports whether the body has all its bytes and may be kept.
-func (b *body) whole() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.done && b.err == nil && !b.overflow
-}
-
 func (b *body) overflowed() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

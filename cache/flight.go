@@ -296,8 +296,7 @@ func (f *flight) end(err error, trailer []field) {
 		if err == nil && e.size >= 0 && e.live.length() != e.size {
 			err = errAborted
 		}
-		e.live.finish(err)
-		if e.live.whole() {
+		if err == nil && !e.live.overflowed() {
 			kept = f.sealed(e, trailer)
 		}
 	}
@@ -321,6 +320,9 @@ func (f *flight) end(err error, trailer []field) {
 		}
 	}
 	if e != nil {
+		// Only now: who has seen the end may ask again at once, and must find
+		// it stored.
+		e.live.finish(err)
 		e.live.release()
 	}
 }
