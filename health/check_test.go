@@ -506,11 +506,13 @@ func TestAHookThatHangsHoldsUpNeitherTheOtherChecksNorTheDrain(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Equal(t, health.Unknown, check(t, h, "first").Status, "the one that waits for the hook is stale")
 		cancel()
+		begin := time.Now()
 		require.NoError(t, <-done)
+		require.Less(t, time.Since(begin), 20*time.Second)
 
 		// The same where the drain itself is the first to call it.
 		h = health.MustNew(health.Config{OnChange: func(health.Change) { <-release }})
-		begin := time.Now()
+		begin = time.Now()
 		require.NoError(t, h.Serve(ctx, &http.Server{}, newSilent()))
 		require.Less(t, time.Since(begin), 10*time.Second)
 		close(release)

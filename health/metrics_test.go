@@ -155,6 +155,27 @@ func TestSamplesOfOneNameFromSeveralSourcesStandTogether(t *testing.T) {
 	body := scrape("", checker("a"), checker("b")).Body.String()
 	noRepeats(t, body)
 	require.Contains(t, body, "spillway_scrape_refused_samples 0\n")
+	// A source may emit the buckets of all, then the sums of all.
+	interleaved := newSource(func(emit func(name, help, kind string, value float64, labels ...string)) {
+		for _, part := range []string{"bucket", "sum", "count"} {
+			for _, who := range []string{"a", "b"} {
+				labels := []string{"who", who}
+				if part == "bucket" {
+					labels = []string{"le", "+Inf", "who", who}
+				}
+				emit("x_seconds_"+part, "", "histogram", 1, labels...)
+			}
+		}
+	})
+	require.Equal(t, `# HELP x_seconds `+`
+# TYPE x_seconds histogram
+x_seconds_bucket{le="+Inf",who="a"} 1
+x_seconds_sum{who="a"} 1
+x_seconds_count{who="a"} 1
+x_seconds_bucket{le="+Inf",who="b"} 1
+x_seconds_sum{who="b"} 1
+x_seconds_count{who="b"} 1`, only(scrape("", interleaved).Body.String(), "x_seconds"))
+
 	var order string // of the samples of the histogram
 	for _, m := range regexp.MustCompile(`check_duration_seconds_\w+\{checker="(.)"`).FindAllStringSubmatch(body, -1) {
 		order += m[1]
@@ -175,6 +196,7 @@ func TestSourcesThatMisbehaveAreHeldBack(t *testing.T) {
 		emit("y", "", "gauge", 1, "__name__", "z")
 		emit("y", "", "gauge", 1, "a:b", "z")
 		emit("good", "", "counter", 1)
+		emit("good", "", "counter", 1, "of", "another kind")
 		emit("good", "", "gauge", 2)
 		panic("boom")
 	})
@@ -185,7 +207,7 @@ func TestSourcesThatMisbehaveAreHeldBack(t *testing.T) {
 	noRepeats(t, body)
 	require.Equal(t, "# HELP good \n# TYPE good gauge\ngood 1", only(body, "good"))
 	require.Contains(t, body, "\nafter 1\n")
-	require.Contains(t, body, "\nspillway_scrape_refused_samples 14\n")
+	require.Contains(t, body, "\nspillway_scrape_refused_samples 15\n")
 	require.Contains(t, body, "\nspillway_scrape_panics 1\n")
 }
 

@@ -81,10 +81,13 @@ func TestRealTrafficCountsAsARunOfACheck(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		require.True(t, h.Ready(), "callers that gave up say nothing")
+		request(t.Context())
+		n = probes.Load()
 		for range 50 {
 			request(t.Context())
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(130 * time.Millisecond) // no divisor of FailEvery
 		}
+		require.Equal(t, n, probes.Load(), "it rests while they fail, too")
 		require.False(t, h.Ready())
 		require.Equal(t, "answered 503", check(t, h, "it").Reason)
 
