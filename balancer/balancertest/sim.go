@@ -9,6 +9,21 @@
 //	})
 //	fmt.Println(r.P99, r.Errors, r.Share[19])
 //
+// With these servers and retries, p99 in milliseconds by policy, for 70, 85 and
+// 95 % load (go test -v -run BadDay ./balancer/balancertest, with
+// SPILLWAY_SIMULATION=full):
+//
+//	                  one client          fifty clients
+//	Latency(3)        65   67   75        77   88  110
+//	TwoChoices        90  100  122       502  494  502
+//	LeastRequests     79   80   88       482  492  480
+//	RoundRobin        84  105  327       503  483  428
+//	Random            85  147  999       503  497  490
+//
+// (About 500 is where Retry.PerTry ends an attempt.) At most 0.06 % of the
+// attempts go to the backend that fails fast, as many to the one that hangs,
+// and no client sees an error from the default.
+//
 // The balancers are real: the simulation gives them a clock and random bits,
 // and drives them through [balancer.Balancer.Acquire]. Servers, network and
 // clients are simulated: a server has some workers and a queue without bound,
