@@ -121,7 +121,8 @@ type Config struct {
 	// Discover, if set, returns the current backends. [Balancer.Run] calls it
 	// every DiscoverEvery, with some jitter, and sooner when connecting to a
 	// backend fails, but at most once a second. If it fails or returns none,
-	// the last good set stays. See [DNS], [SRV] and [File].
+	// the last good set stays, and the next try is after a second, then two,
+	// and so on up to DiscoverEvery. See [DNS], [SRV] and [File].
 	Discover Discover
 
 	// DiscoverEvery is how often Discover is called. Zero means 10 seconds.

@@ -19,13 +19,22 @@ type Discover func(ctx context.Context) ([]Backend, error)
 
 // discover calls Config.Discover until ctx ends.
 func (b *Balancer) discover(ctx context.Context) {
+	failed := 0
 	for {
 		began := time.Now()
-		b.discoverOnce(ctx)
+		ok := b.discoverOnce(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		every := time.Duration(float64(b.cfg.DiscoverEvery) * (0.9 + 0.2*float64(b.rand()>>11)/(1<<53)))
+		every := b.cfg.DiscoverEvery
+		if ok {
+			failed = 0
+		} else {
+			// Sooner at first: there may be no backends at all yet.
+			every = min(every, time.Second<<min(failed, 10))
+			failed++
+		}
+		every = time.Duration(float64(every) * (0.9 + 0.2*float64(b.rand()>>11)/(1<<53)))
 		timer := time.NewTimer(every)
 		select {
 		case <-ctx.Done():
@@ -47,7 +56,8 @@ func (b *Balancer) discover(ctx context.Context) {
 	}
 }
 
-func (b *Balancer) discoverOnce(ctx context.Context) {
+// discoverOnce reports whether it has found backends.
+func (b *Balancer) discoverOnce(ctx context.Context) bool {
 	list, err := b.callDiscover(ctx)
 	if err == nil && len(list) == 0 {
 		err = errors.New("it found no backends")
@@ -56,7 +66,7 @@ func (b *Balancer) discoverOnce(ctx context.Context) {
 		err = b.SetBackends(list...)
 	}
 	if ctx.Err() != nil {
-		return
+		return err == nil
 	}
 	b.mu.Lock()
 	was := b.discoverErr
@@ -72,6 +82,7 @@ func (b *Balancer) discoverOnce(ctx context.Context) {
 		b.note(b.now(), b.cfg.Name+text)
 	}
 	b.mu.Unlock()
+	return err == nil
 }
 
 func (b *Balancer) callDiscover(ctx context.Context) (list []Backend, err error) {

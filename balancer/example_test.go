@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"time"
 
 	"github.com/go-spillway/spillway/balancer"
 )
@@ -263,4 +264,60 @@ func ExampleSticky() {
 	}
 	fmt.Println(same)
 	// Output: true
+}
+
+func ExampleProbe() {
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {}))
+	defer up.Close()
+	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer broken.Close()
+
+	changed := make(chan balancer.Change, 10)
+	pool := balancer.MustNew(balancer.Config{
+		Backends: []balancer.Backend{{ID: "up", URL: up.URL}, {ID: "broken", URL: broken.URL}},
+		Probe:    balancer.Probe{Path: "/readyz"},
+		OnChange: func(c balancer.Change) { changed <- c },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- pool.Run(ctx) }()
+	fmt.Println(<-changed)
+	cancel()
+	<-done
+	// Output: broken: unhealthy, was ready: probe: status 503
+}
+
+func ExampleHedge() {
+	slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	defer slow.Close()
+	quick := backend("quick")
+	defer quick.Close()
+
+	pool := balancer.MustNew(balancer.Config{
+		Backends: balancer.URLs(slow.URL, quick.URL),
+		Policy:   first{},
+		Hedge:    balancer.Hedge{Quantile: 0.95, After: 5 * time.Millisecond},
+	})
+	w := httptest.NewRecorder()
+	pool.Proxy().ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	fmt.Println(w.Body, pool.Stats().Hedges)
+	// Output: quick 1
+}
+
+func ExampleRetry() {
+	pool := balancer.MustNew(balancer.Config{
+		Backends: balancer.URLs("http://10.0.0.1", "http://10.0.0.2"),
+		Retry: balancer.Retry{
+			Max:    3,
+			PerTry: 500 * time.Millisecond,     // a backend that hangs costs no more
+			Budget: balancer.NewBudget(0.1, 1), // a tenth of the requests, and one per second
+			When: func(resp *http.Response, err error) bool {
+				return err != nil || resp.StatusCode == http.StatusBadGateway
+			},
+		},
+	})
+	fmt.Println(pool.Stats().Retries)
+	// Output: 0
 }

@@ -382,6 +382,22 @@ func TestDiscoveryKeepsTheLastGoodSet(t *testing.T) {
 	})
 }
 
+func TestDiscoveryThatFailsIsTriedAgainSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		var at []int
+		b := must(t, balancer.Config{DiscoverEvery: 10 * time.Second, Discover: func(context.Context) ([]balancer.Backend, error) {
+			at = append(at, int(time.Since(begin).Seconds()+0.5))
+			return nil, errors.New("not yet")
+		}})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_ = b.Run(ctx)
+		require.Equal(t, []int{0, 1, 3, 7}, at[:4])
+		require.InDelta(t, 9, len(at), 1)
+	})
+}
+
 func TestUnreachableBackendMakesDiscoveryLookAgain(t *testing.T) {
 	var calls atomic.Int64
 	gone := refuses(t)

@@ -108,6 +108,24 @@ func TestDrainingBackendIsLeftOutAtOnce(t *testing.T) {
 	require.Equal(t, balancer.Draining, bal.Backends()[0].State)
 }
 
+func TestDrainingBackendsAreTheLastResort(t *testing.T) {
+	leaving := func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Spillway-Draining", "1") }
+	for _, n := range []int{1, 2} {
+		var urls []string
+		for range n {
+			urls = append(urls, server(t, leaving))
+		}
+		b := pool(t, balancer.Config{Backends: balancer.URLs(urls...)})
+		for range 10 {
+			require.Equal(t, 200, get(t, b.Proxy(), "/").Code, "%d, and all are leaving", n)
+		}
+		require.True(t, b.Stats().Panic)
+		require.Zero(t, b.Stats().Available)
+	}
+	gone := pool(t, balancer.Config{Backends: []balancer.Backend{{URL: server(t, leaving), Drain: true}}})
+	require.Equal(t, 503, get(t, gone.Proxy(), "/").Code, "but not those that were told to drain")
+}
+
 func TestErrorsAreToldByCauseWithoutInternals(t *testing.T) {
 	hangs := server(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	addr := refuses(t)

@@ -153,6 +153,9 @@ func (b *Balancer) group(members []*Endpoint) []group {
 	}
 	var groups []group
 	var below float64
+	if sum == 0 && b.cfg.PanicShare > 0 {
+		tiers = lastResort(members, tiers)
+	}
 	for _, t := range tiers {
 		for _, part := range b.zones(t.ready) {
 			if len(part.ready) == 0 || t.load*part.share < 1e-9 {
@@ -201,6 +204,24 @@ func newTier(members []*Endpoint) tier {
 		t.health = min(1, overprovision*float64(len(t.ready))/float64(t.total))
 	}
 	return t
+}
+
+// lastResort is for when nobody is available and no tier panics, because all
+// that are left have said that they are draining: they still serve for a while,
+// or others have taken their place. Those configured to drain stay out.
+func lastResort(members []*Endpoint, tiers []tier) []tier {
+	for _, t := range tiers {
+		if len(t.ready) > 0 {
+			return tiers
+		}
+	}
+	t := tier{load: 1, panics: true}
+	for _, e := range members {
+		if !e.backend.Load().Drain {
+			t.ready = append(t.ready, e)
+		}
+	}
+	return []tier{t}
 }
 
 type part struct {
