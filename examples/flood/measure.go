@@ -102,12 +102,13 @@ func (t *tally) answeredAll() int { return t.Good + t.Late + t.Refused + t.Error
 // fresh is how many good answers the backends made, and not the cache.
 func (t *tally) fresh() int { return t.Good - t.Cached }
 
-// quantile returns a latency in milliseconds, or NaN where there is none.
+// quantile returns a latency in milliseconds, to two digits, or NaN where there
+// is none. None is beyond the deadline, whatever the histogram rounds it to.
 func quantile(h *hdrhistogram.Histogram, q float64) float64 {
 	if h == nil || h.TotalCount() == 0 {
 		return math.NaN()
 	}
-	return float64(h.ValueAtQuantile(q)) / 1000
+	return float64(min(h.ValueAtQuantile(q), deadline.Microseconds())) / 1000
 }
 
 // A recorder counts one side's outcomes by the time that each request was due.
