@@ -11,6 +11,9 @@ import (
 	"github.com/go-spillway/spillway/ratelimit"
 )
 
+// A KeyFunc fits wherever a plain func does, such as a balancer's hash key.
+var _ func(*http.Request) string = ratelimit.ClientIP()
+
 func request(remote string, headers ...string) *http.Request {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.RemoteAddr = remote

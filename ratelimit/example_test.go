@@ -1,6 +1,7 @@
 package ratelimit_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -146,4 +147,82 @@ func ExampleLimiter_Transport() {
 	// Output:
 	// 200
 	// not sent: the hour would outlast the client's minute
+}
+
+// A looser limit for each /48 beside the one for each /64.
+func ExampleNewClientIP() {
+	site, err := ratelimit.NewClientIP(ratelimit.ClientIPConfig{IPv6Bits: 48})
+	if err != nil {
+		panic(err)
+	}
+	lim := ratelimit.MustNew(ratelimit.Config{
+		Name:   "client",
+		Rate:   ratelimit.PerHour(2),
+		Groups: []ratelimit.Group{{Name: "site", Key: site, Rate: ratelimit.PerHour(3)}},
+	})
+	for _, remote := range []string{"[2001:db8:1:1::1]:80", "[2001:db8:1:1::2]:80", "[2001:db8:1:1::3]:80", "[2001:db8:1:2::1]:80", "[2001:db8:1:3::1]:80"} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = remote
+		d, _ := lim.Decide(r)
+		fmt.Println(d.Allowed, d.Policy())
+	}
+	// Output:
+	// true client
+	// true client
+	// false client
+	// true site
+	// false site
+}
+
+// Any Redis client will do; package redislimit has this ready for go-redis.
+// Here the server is down, and the limiter decides with half of the rate.
+func ExampleNewRedisStore() {
+	eval := func(ctx context.Context, script string, keys []string, args ...any) (any, error) {
+		return nil, fmt.Errorf("connection refused") // rdb.Eval(ctx, script, keys, args...).Result()
+	}
+	lim := ratelimit.MustNew(ratelimit.Config{
+		Rate:  ratelimit.PerHour(4),
+		Store: ratelimit.NewRedisStore("api:", eval),
+	})
+	for range 3 {
+		d, err := lim.Allow(context.Background(), "tenant-42", 1)
+		fmt.Println(d.Allowed, d.Degraded, err)
+	}
+	// Output:
+	// true true <nil>
+	// true true <nil>
+	// false true <nil>
+}
+
+// A deploy that does not forgive everybody.
+func ExampleLimiter_Snapshot() {
+	cfg := ratelimit.Config{Rate: ratelimit.PerHour(5)}
+	old := ratelimit.MustNew(cfg)
+	old.Allow(context.Background(), "tenant-42", 5)
+	var file bytes.Buffer
+	fmt.Println(old.Snapshot(&file))
+
+	lim := ratelimit.MustNew(cfg)
+	fmt.Println(lim.Restore(&file))
+	d, _ := lim.Allow(context.Background(), "tenant-42", 1)
+	fmt.Println(d.Allowed)
+	// Output:
+	// <nil>
+	// <nil>
+	// false
+}
+
+// Wait for one's turn instead of being refused.
+func ExampleConfig_maxWait() {
+	lim := ratelimit.MustNew(ratelimit.Config{
+		Rate:    ratelimit.Rate{Requests: 100, Per: time.Second, Burst: 1},
+		MaxWait: 15 * time.Millisecond,
+	})
+	for range 2 {
+		d, _ := lim.Allow(context.Background(), "tenant-42", 1)
+		fmt.Println(d.Allowed)
+	}
+	// Output:
+	// true
+	// true
 }

@@ -13,19 +13,19 @@ import (
 // same as no bucket, and only such buckets are ever forgotten.
 //
 // The table is cut into shards by the top bits of the hash. Each shard is a
-// small open-addressing array, linear probing, at most five sixths full, that
-// grows by rehashing itself alone: about a thousand slots, microseconds.
+// small open-addressing array, linear probing, at most four fifths full, that
+// grows by rehashing itself alone: a few thousand slots, tens of microseconds.
 //
 // Writing goes by these rules:
 //
 //   - Whoever adds, moves or forgets a slot holds the shard's mu.
-//   - With one rate per slot (atomicOnly), the due time of a slot that is
+//   - Where there is one rate (memory.atomic), the due time of a slot that is
 //     already there moves by compare-and-swap without mu. To take a slot away
 //     from such writers, its due time is first swapped to frozen, on which
-//     they fall back to mu. A due time only ever grows, and a slot is given to
-//     another key only when it is past, with a later due time: a writer that
-//     looked before cannot succeed after.
-//   - With several rates, every writer holds mu.
+//     they fall back to mu. A slot is given to another key only when its due
+//     time is past, and with one that is not: a writer that looked before
+//     cannot succeed after.
+//   - Otherwise every writer holds mu.
 type table struct {
 	width   int // words per slot: the hash, then the due times
 	shift   uint
@@ -56,8 +56,8 @@ type slots struct {
 
 const (
 	frozen    = ^uint64(0)
-	shardKeys = 1024 // about how many keys a shard holds when the table is full
-	maxShards = 1024
+	shardKeys = 4096 // about how many keys a shard holds when the table is full
+	maxShards = 1 << 14
 	minSlots  = 8
 )
 
@@ -195,7 +195,7 @@ func (t *table) addLocked(sh *shard, h uint64, now int64) int {
 	}
 	if t.used.Add(1) > t.max {
 		t.used.Add(-1)
-		// A sweep costs a pass over the shard, a microsecond or two, so it is
+		// A sweep costs a pass over the shard, some microseconds, so it is
 		// done once in so many keys turned away, or once in a millisecond.
 		sh.turned++
 		if s == nil || sh.turned <= s.n/16 && now-sh.swept < 1e6*ticksPerNano {
@@ -212,7 +212,7 @@ func (t *table) addLocked(sh *shard, h uint64, now int64) int {
 		}
 		s = sh.slots.Load()
 	}
-	if s == nil || (sh.used+1)*6 > s.n*5 {
+	if s == nil || (sh.used+1)*19 > s.n*15 {
 		t.rehashLocked(sh, now)
 		s = sh.slots.Load()
 	}
@@ -285,7 +285,7 @@ func (t *table) rehashLocked(sh *shard, now int64) {
 			debts = append(debts, debt{i, due})
 		}
 	}
-	s := newSlots(max(minSlots, (len(debts)+1)*4/3), t.width)
+	s := newSlots(max(minSlots, (len(debts)+1)*15/11), t.width)
 	for _, d := range debts {
 		h := old.words[d.at].Load()
 		i := s.free(h)

@@ -28,7 +28,7 @@ var ErrWait = errors.New("ratelimit: the wait would be too long")
 // less than the rate slows the pace down to that for as long as it says.
 // Answers from a cache (Age) teach nothing.
 //
-// Config.RateOf, Groups and DryRun do not apply.
+// Of the Config, only Rate, Also, Key, Cost, MaxWait and MaxPause matter here.
 func (l *Limiter) Transport(next http.RoundTripper) http.RoundTripper {
 	if next == nil {
 		next = http.DefaultTransport
