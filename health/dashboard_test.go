@@ -126,7 +126,7 @@ func TestThePageSaysWhatIsGoingOn(t *testing.T) {
 		require.InDelta(t, 100.0/6, now["requests"], 0.1, "over the six seconds since the page was first asked")
 		require.Equal(t, 100.0, now["errors"])
 		require.InDelta(t, 0.0375, now["p50"], 0.001, "in the middle of the bucket from 25 to 50 ms")
-		require.InDelta(t, 100.0/6, now["rate limited"], 0.1)
+		require.InDelta(t, 100.0/6, now["denied"], 0.1)
 		require.Equal(t, 0.0, now["in flight"])
 
 		parts := map[string]string{}

@@ -249,7 +249,7 @@ func (p *Page) nowFacts(g *gathering, r rates) []fact {
 			fact{Label: "shed", Value: number(t.shed), Unit: "/s", Tone: toneAbove(t.shed, 0, 1)})
 	}
 	if !math.IsNaN(c.limited) {
-		facts = append(facts, fact{Label: "rate limited", Value: number(t.limited), Unit: "/s"})
+		facts = append(facts, fact{Label: "denied", Value: number(t.limited), Unit: "/s"})
 	}
 	if !math.IsNaN(c.lookups) {
 		facts = append(facts, fact{Label: "cache hits", Value: number(ratio(t.hits, t.lookups)), Unit: "%"})
