@@ -478,3 +478,41 @@ func TestAPanicOfARoundTripperGoesUp(t *testing.T) {
 	rt := cache.MustNew(cache.Config{}).Transport(roundTrip(func(*http.Request) (*http.Response, error) { panic("boom") }))
 	require.PanicsWithValue(t, "boom", func() { rt.RoundTrip(newRequest(t, "GET", page)) })
 }
+
+func TestAClientThatHasItAlreadyEndsAtOnce(t *testing.T) {
+	// Its condition is answered with 304 while the body, too large to keep,
+	// is still coming.
+	o := newOrigin()
+	o.serve = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Etag", `"a"`)
+		for range 100 {
+			if _, err := w.Write(make([]byte, 10_000)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	h := cache.MustNew(cache.Config{MaxBodyBytes: 50_000}).Handler(o)
+	w := get(h, page, "If-None-Match", `"a"`)
+	require.Equal(t, 304, w.Code)
+	require.Empty(t, w.Body.String())
+}
+
+func TestAHandlerMayChangeItsRequest(t *testing.T) {
+	o := newOrigin()
+	o.serve = func(w http.ResponseWriter, r *http.Request) {
+		lang := r.Header.Get("Accept-Language")
+		r.Header.Del("Accept-Language")
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Vary", "Accept-Language")
+		io.WriteString(w, lang)
+	}
+	for _, cfg := range []cache.Config{{}, {NoCollapse: true}} {
+		h := cache.MustNew(cfg).Handler(o)
+		for range 2 {
+			require.Equal(t, "de", get(h, page, "Accept-Language", "de").Body.String())
+			require.Equal(t, "en", get(h, page, "Accept-Language", "en").Body.String())
+			require.Equal(t, "", get(h, page).Body.String())
+		}
+	}
+}

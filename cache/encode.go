@@ -21,8 +21,6 @@ const (
 	entryMagic   = "SPCE"
 	entryVersion = 1
 	checksumSize = 16
-
-	maxEncodedEntry = 1 << 32
 )
 
 var errEncoding = errors.New("cache: not an entry, or not of this version")

@@ -135,16 +135,6 @@ func (e *entry) validates() bool {
 	return e.etag != "" || len(e.field("Last-Modified")) > 0
 }
 
-// strong reports whether e has a validator that is equal only for equal bytes
-// (RFC 9110 §8.8.1): a strong entity-tag, or a Last-Modified a minute older
-// than the Date (§8.8.2.2).
-func (e *entry) strong() bool {
-	if e.etag != "" {
-		return e.etag[0] == '"'
-	}
-	return !e.modified.IsZero() && e.date.Sub(e.modified) >= time.Minute
-}
-
 // header returns the fields of e as a new http.Header.
 func (e *entry) header() http.Header {
 	h := make(http.Header, len(e.fields)+4)

@@ -36,6 +36,7 @@ type flight struct {
 	rest       bool // the request asks for what follows stale, a part
 	unfit      bool // the last answers to this key could not be shared
 	detached   bool // its context is not the client's
+	known      bool // other variants are stored
 	background bool // nobody waits for it
 
 	ctx     context.Context
@@ -68,6 +69,7 @@ func (c *Cache) newFlight(ctx context.Context, r *http.Request, l *lookup, key s
 		stale:  stale, started: c.now(), refs: 1, ready: make(chan struct{}), detached: others,
 	}
 	if !others {
+		f.header = r.Header.Clone() // next gets r itself, and may change it
 		f.ctx, f.cancel = ctx, func(error) {}
 		return f
 	}
@@ -102,6 +104,9 @@ func (c *Cache) join(hash uint64, key string, h http.Header, plain bool, make fu
 	}
 	f = make(wait)
 	f.joinable, f.unfit = wait, unfit
+	if e := s.entries[hash]; e != nil && e.key == key {
+		f.known = true
+	}
 	s.flights[hash] = append(s.flights[hash], f)
 	return f, true
 }

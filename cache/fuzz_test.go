@@ -236,3 +236,21 @@ func FuzzEntry(f *testing.F) {
 		require.Equal(t, bytes.Join(e.data, nil), bytes.Join(again.data, nil))
 	})
 }
+
+func FuzzStatus(f *testing.F) {
+	f.Add("Spillway", "stale", "set-cookie")
+	f.Add(`my "cache" é`, "uri-miss", "")
+	f.Fuzz(func(t *testing.T, name, why, detail string) {
+		if !isToken(why) || !isAlpha(why[0]) || detail != "" && (!isToken(detail) || !isAlpha(detail[0])) {
+			return // these are ours
+		}
+		fw := forward{why: why, status: 503, stored: true, collapsed: true, detail: detail}
+		for _, line := range []string{fw.line(statusName(name)), statusName(name) + "; hit; ttl=-3"} {
+			p := sfParser{s: line} // an Item of RFC 9651
+			kind, _, ok := p.bareItem()
+			require.True(t, ok && (kind == sfToken || kind == sfString), line)
+			require.True(t, p.parameters(), line)
+			require.Empty(t, p.s, line)
+		}
+	})
+}

@@ -26,7 +26,6 @@ type kept struct {
 	body                       string
 	requestTime, responseTime  time.Time
 	varies                     bool
-	heuristicallyFreshFor      time.Duration
 	correctedInitialAge, fresh time.Duration
 }
 

@@ -155,7 +155,11 @@ func (rec *recorder) Write(p []byte) (int, error) {
 		return 0, http.ErrBodyNotAllowed
 	}
 	rec.ahead(len(p))
-	return rec.answer.live.write(rec.f.ctx, p)
+	n, err := rec.answer.live.write(rec.f.ctx, p)
+	if err == errNoReader && rec.bare { // the client has its 304; the rest is for nobody
+		return len(p), nil
+	}
+	return n, err
 }
 
 // ReadFrom keeps sendfile where nothing is stored, and spares a copy where
@@ -173,7 +177,12 @@ func (rec *recorder) ReadFrom(src io.Reader) (int64, error) {
 		return 0, http.ErrBodyNotAllowed
 	}
 	rec.ahead(inlineBody + 1)
-	return rec.answer.live.readFrom(rec.f.ctx, src)
+	n, err := rec.answer.live.readFrom(rec.f.ctx, src)
+	if err == errNoReader && rec.bare {
+		k, err := io.Copy(io.Discard, src)
+		return n + k, err
+	}
+	return n, err
 }
 
 // ahead prepares for n more bytes of a body that is kept.
@@ -330,6 +339,8 @@ func (f *flight) forward() forward {
 		return forward{why: "partial"}
 	case f.stale != nil:
 		return forward{why: "stale"}
+	case f.known:
+		return forward{why: "vary-miss"}
 	}
 	return forward{why: "uri-miss"}
 }

@@ -448,6 +448,9 @@ var rules = []rule{
 		{wait: 2 * sec, conf: true, want: "origin", code: 200, has: "Cache-Status: Spillway; fwd=stale; fwd-status=304; stored"},
 		{method: "POST", want: "origin"},
 		{say: "Cache-Control: private", want: "origin", has: "Cache-Status: Spillway; fwd=uri-miss; detail=private"}}},
+	{section: "9211 §2.2", says: "another variant is a vary-miss", steps: []step{
+		{ask: "Foo: 1", say: "Cache-Control: max-age=60|Vary: Foo", want: "origin", has: "Cache-Status: Spillway; fwd=uri-miss; stored"},
+		{ask: "Foo: 2", say: "Cache-Control: max-age=60|Vary: Foo", want: "origin", has: "Cache-Status: Spillway; fwd=vary-miss; stored"}}},
 	{section: "9211 §2", says: "the name is a string if it is no token", cfg: cache.Config{StatusName: `my "cache"`}, steps: []step{
 		{want: "origin", has: `Cache-Status: "my \"cache\""; fwd=uri-miss; detail=no-freshness`}}},
 	{section: "9213 §2.2", says: "a targeted field goes before Cache-Control and Expires", steps: two("CDN-Cache-Control: max-age=60|Cache-Control: no-store|Expires: 0", "cache")},

@@ -226,9 +226,11 @@ func (f *flight) fromTier(ctx context.Context, l *lookup) *entry {
 	}
 	now := f.c.now()
 	if !l.fresh(e, now) {
+		f.shard.mu.Lock()
 		if f.stale == nil {
 			f.stale = e
 		}
+		f.shard.mu.Unlock()
 		return nil
 	}
 	f.shard.mu.Lock()

@@ -1,0 +1,134 @@
+package cache
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+)
+
+// response returns rep as an answer to r.
+func (rep *reply) response(r *http.Request, st stamp) *http.Response {
+	h := make(http.Header, len(rep.e.fields)+4)
+	rep.putHeader(h, st)
+	resp := &http.Response{
+		Status:     formatInt(int64(rep.status)) + " " + http.StatusText(rep.status),
+		StatusCode: rep.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: h, Request: r,
+	}
+	b := &chunkBody{chunks: rep.body()}
+	for _, p := range b.chunks {
+		resp.ContentLength += int64(len(p))
+	}
+	if rep.bare && r.Method == http.MethodHead {
+		resp.ContentLength = contentLength(h, rep.status)
+	}
+	if !rep.bare && !rep.cut && len(rep.e.trailer) > 0 {
+		resp.Trailer = http.Header{}
+		for _, f := range rep.e.trailer {
+			resp.Trailer[f.name] = f.values
+		}
+		resp.ContentLength = -1
+	}
+	resp.Body = b
+	return resp
+}
+
+// notCached answers a request that must not be sent on.
+func notCached(r *http.Request) *http.Response {
+	const text = "not in the cache, and only-if-cached\n"
+	return &http.Response{
+		Status: "504 Gateway Timeout", StatusCode: http.StatusGatewayTimeout,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
+		Header:        http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "X-Content-Type-Options": {"nosniff"}},
+		ContentLength: int64(len(text)),
+		Body:          io.NopCloser(strings.NewReader(text)),
+	}
+}
+
+// A chunkBody is the body of a stored response.
+type chunkBody struct {
+	chunks [][]byte
+	off    int // in the first chunk
+}
+
+func (b *chunkBody) Read(p []byte) (int, error) {
+	for len(b.chunks) > 0 && b.off == len(b.chunks[0]) {
+		b.chunks, b.off = b.chunks[1:], 0
+	}
+	if len(b.chunks) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, b.chunks[0][b.off:])
+	b.off += n
+	return n, nil
+}
+
+func (b *chunkBody) WriteTo(w io.Writer) (n int64, err error) {
+	for ; len(b.chunks) > 0; b.chunks, b.off = b.chunks[1:], 0 {
+		k, err := w.Write(b.chunks[0][b.off:])
+		n += int64(k)
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (b *chunkBody) Close() error {
+	b.chunks = nil
+	return nil
+}
+
+// A liveBody is the body of a response on its way.
+type liveBody struct {
+	rd   *bodyReader
+	ctx  context.Context
+	left []byte
+	err  error
+	done func()
+}
+
+func (b *liveBody) Read(p []byte) (int, error) {
+	for len(b.left) == 0 && b.err == nil {
+		b.left, b.err = b.rd.next(b.ctx)
+	}
+	n := copy(p, b.left)
+	b.left = b.left[n:]
+	if n == 0 && b.err != nil {
+		b.Close()
+		return 0, b.err
+	}
+	return n, nil
+}
+
+func (b *liveBody) Close() error {
+	b.rd.close()
+	b.done()
+	if b.err == nil {
+		b.err = http.ErrBodyReadAfterClose
+	}
+	return nil
+}
+
+// A guardedBody calls done when it has been read or closed.
+type guardedBody struct {
+	io.ReadCloser
+	done func()
+	once sync.Once
+}
+
+func (b *guardedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.once.Do(b.done)
+	}
+	return n, err
+}
+
+func (b *guardedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.once.Do(b.done)
+	return err
+}
