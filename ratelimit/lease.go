@@ -50,10 +50,7 @@ func newLeases(size int) *leases {
 // do not suffice: one fetch at a time for each key, the others wait for it.
 func (l *Limiter) decideLeased(ctx context.Context, a *ask) {
 	ls := l.shared.leases
-	key := leaseKey{rate: a.limits[0].rate}
-	for _, k := range a.keys[:1+a.all-a.own] {
-		key.hash = key.hash*31 + l.mem.Load().seed.hash(k)
-	}
+	key := a.leaseKey(l.mem.Load().seed)
 	sh := &ls.shards[key.hash%leaseShards]
 	for {
 		sh.mu.Lock()
@@ -112,6 +109,24 @@ func (l *Limiter) decideLeased(ctx context.Context, a *ask) {
 		}
 		sh.mu.Unlock()
 		return
+	}
+}
+
+func (a *ask) leaseKey(s seed) leaseKey {
+	key := leaseKey{rate: a.limits[0].rate}
+	for _, k := range a.keys[:1+a.all-a.own] {
+		key.hash = key.hash*31 + s.hash(k)
+	}
+	return key
+}
+
+// forgive forgets a refusal, since tokens were given back.
+func (ls *leases) forgive(key leaseKey) {
+	sh := &ls.shards[key.hash%leaseShards]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if lease, ok := sh.keys.Get(key); ok {
+		lease.refused = time.Time{}
 	}
 }
 

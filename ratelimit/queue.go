@@ -23,7 +23,7 @@ type line struct {
 // be too late. It returns an error when ctx ends before.
 func (l *Limiter) decideWaiting(ctx context.Context, a *ask) error {
 	key, start := a.keys[0], l.mem.Load().now()
-	var ln *line
+	var ln, made *line
 	if !a.tooMuch() {
 		ln = l.lines.join(key, nil)
 	}
@@ -31,12 +31,16 @@ func (l *Limiter) decideWaiting(ctx context.Context, a *ask) error {
 		if l.once(ctx, a); a.allowed || a.wait > l.maxWait {
 			return nil
 		}
-		ln = l.lines.join(key, &line{lim: a.limits[a.by], ready: start + a.wait - a.limits[a.by].cost(0, a.n)})
+		made = &line{lim: a.limits[a.by], ready: start + a.wait}
+		ln = l.lines.join(key, made)
 	}
 	defer l.lines.leave(key, ln)
 
-	cost := ln.lim.cost(0, a.n)
-	if wait := l.lines.extend(ln, start, cost, l.maxWait); wait > l.maxWait {
+	cost, wait := ln.lim.cost(0, a.n), int64(0)
+	if ln != made {
+		wait = l.lines.extend(ln, start, cost, l.maxWait)
+	}
+	if wait > l.maxWait {
 		a.allowed, a.wait, a.by = false, wait, 0
 		for i := range a.all {
 			a.debts[i] = a.limits[i].room

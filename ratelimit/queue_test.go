@@ -54,6 +54,19 @@ func TestRequestsWaitInOrderForABoundedTime(t *testing.T) {
 	})
 }
 
+func TestAWaitShorterThanATokenIsNotOverestimated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := ratelimit.MustNew(ratelimit.Config{Rate: onePerSecond, MaxWait: 500 * time.Millisecond})
+		start := time.Now()
+		require.True(t, allow(t, l, "k", 1).Allowed)
+		require.False(t, allow(t, l, "k", 1).Allowed, "a second is too long")
+		require.Zero(t, time.Since(start))
+		time.Sleep(600 * time.Millisecond)
+		require.True(t, allow(t, l, "k", 1).Allowed, "400 ms are not")
+		require.Equal(t, time.Second, time.Since(start))
+	})
+}
+
 func TestNobodyPushesIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.Rate{Requests: 1, Per: time.Second, Burst: 2}, MaxWait: 10 * time.Second})

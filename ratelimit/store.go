@@ -92,6 +92,9 @@ func (l *Limiter) decideShared(ctx context.Context, a *ask) {
 
 // chargeShared is decideShared for Charge.
 func (l *Limiter) chargeShared(ctx context.Context, a *ask) {
+	if ls := l.shared.leases; ls != nil && a.n < 0 {
+		defer ls.forgive(a.leaseKey(l.mem.Load().seed))
+	}
 	if l.shared.down.Load() != nil {
 		l.probe(a)
 		l.mem.Load().charge(a)

@@ -199,6 +199,9 @@ func TestLeasesDecideWithoutTheStore(t *testing.T) {
 		require.LessOrEqual(t, s.calls.Load(), calls+2, "a refusal is remembered")
 		time.Sleep(36 * time.Second)
 		require.True(t, allow(t, l, "k", 1).Allowed, "until it ends")
+		require.False(t, allow(t, l, "k", 1).Allowed)
+		l.Charge(ctx, "k", -1)
+		require.True(t, allow(t, l, "k", 1).Allowed, "or a token is given back")
 	})
 }
 
