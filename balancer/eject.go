@@ -56,6 +56,9 @@ func (b *Balancer) answered(l *Lease, v Verdict, gateway bool) {
 	now := b.now()
 	e.answered(now, v)
 	e.done[v].Add(1)
+	if e.gone.Load() {
+		b.countLate(e)
+	}
 	if v == Ignored {
 		if l.trial {
 			e.trial.Store(false)

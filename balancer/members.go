@@ -131,11 +131,27 @@ func (b *Balancer) forget() {
 		if e.InFlight() > 0 {
 			return false
 		}
-		for v := range e.done {
-			b.past[v] += e.done[v].Swap(0)
-		}
+		e.forgotten = true
+		b.keepCounts(e)
 		return true
 	})
+}
+
+// keepCounts adds what e has counted to the past. The caller holds b.mu.
+func (b *Balancer) keepCounts(e *Endpoint) {
+	for v := range e.done {
+		b.past[v] += e.done[v].Swap(0)
+	}
+}
+
+// countLate is for an answer of an endpoint that has left: one that was picked
+// just before may have been forgotten already.
+func (b *Balancer) countLate(e *Endpoint) {
+	b.mu.Lock()
+	if e.forgotten {
+		b.keepCounts(e)
+	}
+	b.mu.Unlock()
 }
 
 func (b *Balancer) newEndpoint(d Backend, now time.Duration) *Endpoint {

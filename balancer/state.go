@@ -43,6 +43,7 @@ type health struct {
 	why   string
 	since time.Duration
 
+	forgotten    bool // left, and no longer in Balancer.leaving
 	probed       bool // at least once
 	probeDown    bool
 	probeStreak  int // probes in a row that contradict probeDown
