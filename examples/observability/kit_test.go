@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert/yaml"
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-spillway/spillway/balancer"
@@ -25,7 +26,7 @@ import (
 )
 
 // The files that query Prometheus.
-var files = []string{"alerts.yaml", "dashboard.json", "../autoscale/keda.yaml", "../autoscale/hpa.yaml"}
+var files = []string{"alerts.yaml", "dashboard.json", "../autoscale/keda.yaml", "../autoscale/hpa.yaml", "../autoscale/prometheus-adapter.yaml"}
 
 // sources are all parts of the library, as they are from the start.
 func sources() []health.Source {
@@ -110,6 +111,18 @@ func TestEveryMetricAndLabelInTheKitExists(t *testing.T) {
 		}
 	}
 	require.Greater(t, seen, 50, "this has found the queries")
+}
+
+func TestTheFilesAreWellFormed(t *testing.T) {
+	for _, file := range append(slices.Clone(files), "alerts_test.yaml", "../kubernetes/deployment.yaml") {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for doc := range bytes.SplitSeq(text, []byte("\n---\n")) {
+			var v map[string]any
+			require.NoError(t, yaml.Unmarshal(doc, &v), file)
+			require.NotEmpty(t, v, file)
+		}
+	}
 }
 
 func TestTheDashboardIsWhatThisProgramWrites(t *testing.T) {
