@@ -101,6 +101,7 @@ func (s *Shedder) await(ctx context.Context, t *ticket, w *waiter) error {
 	switch v {
 	case granted:
 		t.start, t.n = now, int(s.core.limit.Load())
+		s.core.handoff.add(now - w.until)
 		s.counts.add(t.p, outAdmitted)
 		return nil
 	case abandoned:

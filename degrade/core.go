@@ -46,6 +46,8 @@ type core struct {
 	// backend; 0 while that is not known.
 	longest atomic.Int64
 
+	handoff sample // from the grant of a slot to the moment its goroutine runs
+
 	mu   sync.Mutex // protects what follows
 	q    queue
 	ctl  control
@@ -186,6 +188,7 @@ func (c *core) grant(now int64) {
 		cl.share += shareWeight
 		cl.in.add(now, 1)
 		c.word.Add(1)
+		w.until = now
 		w.settle(granted)
 	}
 	if c.q.n == 0 && int64(c.word.Load()&takenMask) < c.limit.Load() && c.word.Load()&waitingBit != 0 {

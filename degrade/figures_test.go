@@ -197,7 +197,7 @@ func TestTrafficDoubledOnADatabase(t *testing.T) {
 // A request needs 5 ms for what it is about, 2 ms for one optional feature and
 // 3 ms for another. The switch follows the shedder's pressure.
 func TestTheSwitchAnswersWhatSheddingAloneWouldRefuse(t *testing.T) {
-	phases := []phase{{20, 0.7, 0}, {30, 1.3, 0}, {30, 1.9, 0}, {30, 0.7, 0}}
+	phases := []phase{{20, 0.7, 0}, {30, 1.3, 0}, {30, 1.9, 0}, {90, 0.7, 0}}
 	for seed := range uint64(seeds()) {
 		s := &sim{core: new(core), r: regimes[0], patience: 1e9, rng: rand.New(rand.NewPCG(seed+1, 1)), phases: phases}
 		s.core.init(Config{})
@@ -232,5 +232,28 @@ func TestTheSwitchAnswersWhatSheddingAloneWouldRefuse(t *testing.T) {
 		require.GreaterOrEqual(t, ok[3], 99.9)
 		require.LessOrEqual(t, changes, uint64(6), "the level does not flap")
 		require.Equal(t, Full, sw.Level(), "and is back where it was")
+	}
+}
+
+// From nothing, at four fifths of the capacity: whatever the first requests
+// happened to be like, a few seconds later nobody is refused.
+func TestAColdStartFindsTheCapacityWhateverTheSeed(t *testing.T) {
+	n := uint64(40)
+	if seeds() == 1 {
+		n = 4
+	}
+	for _, r := range regimes[:4] {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			var first, rest float64
+			for seed := range n {
+				ts := simulate(r, 0, seed%2 == 1, seed+100, phase{8, 0.8, 0}, phase{6, 0.8, 0})
+				first += 100 * float64(ts[0].refused) / float64(ts[0].offered) / float64(n)
+				rest = max(rest, 100*float64(ts[1].refused)/float64(ts[1].offered))
+			}
+			table("%s cold start at 0.8x: %.1f %% refused in 8 s; then at worst %.1f %%\n", r.name, first, rest)
+			require.LessOrEqual(t, first, 8.0)
+			require.LessOrEqual(t, rest, 5.0)
+		})
 	}
 }

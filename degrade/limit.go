@@ -43,6 +43,7 @@ const (
 	baseMemory = 1000 // latencies that the baseline is averaged over, at most
 	poolMemory = 600  // completions that the capacity is averaged over, at most
 	baseAge    = 20e9 // a baseline older than this is checked by trying more slots
+	wellKnown  = 100  // before so many latencies were seen at ease more slots are tried boldly and often
 	minTrial   = 100  // a trial lasts for half a second, but for so many completions
 	maxTrial   = 400  // at least and so many at most; then the likelier answer holds
 )
@@ -59,6 +60,10 @@ type control struct {
 	fresh       int64 // when it was last confirmed
 	checked     bool  // it does not come from a full backend
 	guessed     bool  // it was inferred from a trial
+
+	// How long a slot that is handed over stays idle, on average, because its
+	// goroutine must be scheduled first: on a busy machine, milliseconds.
+	handoff float64
 
 	// The squared coefficient of variation of latencies at ease, and the means that it is
 	// computed from.
@@ -103,6 +108,7 @@ type trial struct {
 	limit float64 // before
 	tempo tempo   // before
 	began int64
+	early tempo // what was seen of it at first
 }
 
 func newControl(lo, hi int) control {
@@ -171,6 +177,15 @@ func (c *control) learn(now int64, n, mean, square float64) {
 	}
 }
 
+// broken reports whether the rate has changed in the middle of a trial.
+func (c *control) broken() bool {
+	a, b := c.trial.early, tempo{c.seen.n - c.trial.early.n, c.seen.t - c.trial.early.t}
+	if a.n == 0 || b.n < 16 || c.meanN < wellKnown {
+		return false
+	}
+	return math.Abs(math.Log(a.rate()/b.rate())) > 3*math.Sqrt(c.cv2*(1/a.n+1/b.n))
+}
+
 // rebase sets the baseline to what a trial has shown to be free of waiting.
 func (c *control) rebase(now int64, base, n float64) {
 	c.base, c.baseN, c.fresh, c.checked, c.guessed = base, n, now, true, true
@@ -189,9 +204,10 @@ func (c *control) decide(now int64, settle float64) int {
 	}
 	c.gather()
 	sigma := math.Sqrt(c.cv2 * (1/c.pool.n + 1/c.baseN))
-	ratio := c.limit / (c.pool.rate() * c.base) // latency at capacity over the baseline
+	held := c.limit / c.pool.rate()      // how long a slot is held at capacity
+	ratio := held / (c.base + c.handoff) // over how long it must be
 	if ratio < 1-surer*sigma && c.pool.n >= 50 {
-		c.base, ratio = c.limit/c.pool.rate(), 1 // nothing is quicker than without waiting
+		c.base, ratio = max(held-c.handoff, held/2), 1 // nothing is quicker than without waiting
 	}
 	switch {
 	case c.pool.n < 16:
@@ -206,6 +222,8 @@ func (c *control) decide(now int64, settle float64) int {
 		return c.try(now, settle, 0.7)
 	case ratio*(1-sure*sigma) > tryAbove && now > c.nextDown:
 		return c.try(now, settle, max(headroom/(ratio*(1-sigma/3)), 0.5))
+	case c.pool.n >= 30 && now > c.nextUp && c.meanN < wellKnown:
+		return c.try(now, settle, 2)
 	case c.pool.n >= 60 && now > c.nextUp && (now-c.fresh > baseAge || !c.proven):
 		return c.try(now, settle, headroom)
 	}
@@ -246,6 +264,10 @@ func (c *control) start(now int64, settle float64) int {
 			return 0
 		}
 	} else if before.n > 0 && float64(now-c.trial.began) < 10*settle+2e9 && x < headroom*before.rate() {
+		err := math.Sqrt(c.cv2 * (1/c.seen.n + 1/before.n))
+		if x*(1+err) > headroom*before.rate() && c.seen.n < 100 {
+			return 0
+		}
 		c.starting = false
 		c.rebase(now, c.trial.limit/before.rate(), 16)
 		if to := x * c.base * headroom; to < 0.8*c.limit {
@@ -292,7 +314,10 @@ func (c *control) judge(now int64, settle float64) int {
 	// Neither can fewer slots do more nor more slots less, or more than their share:
 	// then the backend has changed meanwhile, and the trial says nothing.
 	noise := 3 * gain * math.Sqrt(c.cv2*(1/n+1/t.tempo.n))
-	if share := c.limit / t.limit; n >= 16 && (gain+noise < min(share, 1) || gain-noise > max(share, 1)) {
+	if c.trial.early.n == 0 && n >= 16 {
+		c.trial.early = c.seen
+	}
+	if share := c.limit / t.limit; n >= 16 && (gain+noise < min(share, 1) || gain-noise > max(share, 1)) || c.broken() {
 		c.trial.dir = 0
 		c.pool, c.pooled = tempo{}, tempo{}
 		c.nextUp, c.nextDown = now+1e9, now+1e9
@@ -318,10 +343,14 @@ func (c *control) judge(now int64, settle float64) int {
 	case t.dir > 0: // no more done: back, or as far as it was of use
 		c.home = 0
 		c.proven = true
-		c.nextUp = now + max(20*(now-t.began), 5e9)
 		if was = t.limit / x; c.guessed && was < c.base { // the baseline had promised a gain
 			c.base, c.baseN, c.guessed = was/1.1, min(c.baseN, 50), false
 			c.checked = now < c.below+30e9
+		}
+		// Trying more costs only latency, so it is done again before long.
+		c.nextUp = now + max(20*(now-t.began), 5e9)
+		if c.meanN < wellKnown {
+			c.nextUp = now + 3*(now-t.began)
 		}
 		return c.set(now, settle, max(t.limit, min(t.limit*gain, c.limit)))
 	case t.dir < 0 && !below && c.home > 0 && x < c.homeRate*(1+c.limit/c.home)/2:

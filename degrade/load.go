@@ -152,6 +152,9 @@ func (c *core) step(now int64) {
 	}
 	n, mean, square := c.low.drain()
 	c.ctl.learn(now, n, mean, square)
+	if n, mean, _ := c.handoff.drain(); n > 0 {
+		c.ctl.handoff += (mean - c.ctl.handoff) * n / (n + latencyMemory)
+	}
 	if c.ctl.baseN >= 50 {
 		c.longest.Store(int64(longestLatency * c.ctl.base))
 	}

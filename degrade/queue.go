@@ -7,6 +7,7 @@ type waiter struct {
 	prio     Priority
 	flow     uint8 // the tenant's, see core.flowOf
 	since    int64 // when it came
+	until    int64 // when the verdict was given
 	expires  int64 // when waiting on makes no sense
 	deadline int64 // when its caller gives up; 0 when unknown
 	queued   bool

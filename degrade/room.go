@@ -12,7 +12,7 @@ import "math"
 // below it that is mostly refused learns so at the door.
 const (
 	burstWait = 3.5  // while nothing is refused
-	tightWait = 0.3  // when nearly everything is
+	tightWait = 0.5  // when nearly everything is
 	slackWait = 0.17 // in between: tightWait + slackWait / share refused
 	minQueue  = 2    // so many may wait whatever is predicted, so that no slot stays free
 
