@@ -146,3 +146,23 @@ func BenchmarkTransport(b *testing.B) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// BenchmarkSetBackends is a change of one backend among n, with the tables that
+// a policy builds for it.
+func BenchmarkSetBackends(b *testing.B) {
+	for _, p := range policies {
+		for _, n := range []int{10, 1000} {
+			b.Run(fmt.Sprintf("%s/%d", p.name, n), func(b *testing.B) {
+				pool := balancer.MustNew(balancer.Config{Backends: many(n), Policy: p.make()})
+				sets := [2][]balancer.Backend{many(n), many(n)[1:]}
+				i := 0
+				for b.Loop() {
+					i++
+					if err := pool.SetBackends(sets[i%2]...); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

@@ -307,17 +307,29 @@ func ExampleHedge() {
 }
 
 func ExampleRetry() {
+	overloaded := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadGateway)
+	}))
+	defer overloaded.Close()
+	well := backend("well")
+	defer well.Close()
+
 	pool := balancer.MustNew(balancer.Config{
-		Backends: balancer.URLs("http://10.0.0.1", "http://10.0.0.2"),
+		Backends: balancer.URLs(overloaded.URL, well.URL),
+		Policy:   first{},
 		Retry: balancer.Retry{
-			Max:    3,
-			PerTry: 500 * time.Millisecond,     // a backend that hangs costs no more
+			PerTry: 5 * time.Second,            // a backend that hangs costs no more
 			Budget: balancer.NewBudget(0.1, 1), // a tenth of the requests, and one per second
-			When: func(resp *http.Response, err error) bool {
-				return err != nil || resp.StatusCode == http.StatusBadGateway
-			},
 		},
 	})
+	for _, method := range []string{"GET", "POST"} {
+		w := httptest.NewRecorder()
+		pool.Proxy().ServeHTTP(w, httptest.NewRequest(method, "/", nil))
+		fmt.Println(method, w.Code)
+	}
 	fmt.Println(pool.Stats().Retries)
-	// Output: 0
+	// Output:
+	// GET 200
+	// POST 502
+	// 1
 }

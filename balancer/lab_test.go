@@ -105,7 +105,7 @@ func do(rt http.RoundTripper, method string) int {
 	return resp.StatusCode
 }
 
-// get1000 sends n GETs over the time d and returns how many got 200.
+// send sends n GETs over the time d and returns how many got 200.
 func send(rt http.RoundTripper, n int, d time.Duration) (ok int) {
 	for range n {
 		time.Sleep(d / time.Duration(n))

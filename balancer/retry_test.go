@@ -2,7 +2,6 @@ package balancer_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -218,18 +217,11 @@ func TestHedgeTakesTheFirstAnswerAndCancelsTheOther(t *testing.T) {
 		require.EqualValues(t, 1, s.Ignored, "and says nothing of its backend")
 		require.Zero(t, s.InFlight)
 
-		require.Equal(t, 0, do(failing{}, http.MethodGet)) // the helper tells errors
-		for _, method := range []string{http.MethodPost} {
-			l.takes("b0", time.Second)
-			require.Equal(t, 200, do(b.Transport(l), method))
-			require.EqualValues(t, 1, b.Stats().Hedges, "%s is not hedged", method)
-		}
+		l.takes("b0", time.Second)
+		require.Equal(t, 200, do(b.Transport(l), http.MethodPost))
+		require.EqualValues(t, 1, b.Stats().Hedges, "a POST is not hedged")
 	})
 }
-
-type failing struct{}
-
-func (failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, errors.New("no") }
 
 func TestHedgesHaveABudgetOfTheirOwnAndFollowTheQuantile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
