@@ -24,7 +24,14 @@
 // starts no goroutine but to revalidate in the background and to feed a slow
 // client, each bounded by a request.
 //
-// For data instead of responses there is the Loader.
+// For data instead of responses there is the [Loader], which calls a function
+// once per key, keeps what it returns, and reloads it in the background:
+//
+//	products := cache.MustNewLoader(cache.LoaderConfig[string, Product]{
+//		Load: store.Product, // func(ctx, sku) (Product, error)
+//		TTL:  time.Minute,
+//	})
+//	p, err := products.Get(ctx, "sku-42")
 package cache
 
 import (

@@ -128,3 +128,50 @@ func ExampleConfig_staleIfError() {
 	// 200 the news
 	// Spillway; fwd=stale; fwd-status=503; detail=stale-if-error
 }
+
+// A snapshot gives the next process a warm start.
+func ExampleCache_Snapshot() {
+	page := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		io.WriteString(w, "rendered with care")
+	})
+	before := cache.MustNew(cache.Config{})
+	get(before.Handler(page), "http://example.com/")
+	var file strings.Builder
+	fmt.Println(before.Snapshot(&file))
+
+	after := cache.MustNew(cache.Config{})
+	fmt.Println(after.Restore(strings.NewReader(file.String())))
+	w := get(after.Handler(http.NotFoundHandler()), "http://example.com/")
+	fmt.Println(w.Code, w.Body)
+	// Output:
+	// <nil>
+	// <nil>
+	// 200 rendered with care
+}
+
+// A request's tenant, language cookie and tracking parameters: what makes a
+// difference and what does not.
+func ExampleKeyConfig() {
+	pages := cache.MustNew(cache.Config{Key: cache.KeyConfig{
+		IgnoreQuery: []string{"utm_*"},
+		Cookies:     []string{"lang"},
+		Partition:   func(r *http.Request) string { return r.Header.Get("X-Tenant") },
+	}})
+	front := pages.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+	}))
+	show := func(path string, header ...string) {
+		s := get(front, path, header...).Header().Get("Cache-Status")
+		fmt.Println(strings.Contains(s, "hit"))
+	}
+	show("http://example.com/?a=1", "Cookie", "lang=de; session=1")
+	show("http://example.com/?utm_source=mail&a=1", "Cookie", "lang=de; session=2")
+	show("http://example.com/?a=1", "Cookie", "lang=en")
+	show("http://example.com/?a=1", "Cookie", "lang=de", "X-Tenant", "acme")
+	// Output:
+	// false
+	// true
+	// false
+	// false
+}
