@@ -139,7 +139,11 @@ func (h *Checker) conditions() (out [][2]string) {
 		out = append(out, [2]string{"service", strings.TrimSuffix("in maintenance: "+h.maintenance, ": ")})
 	}
 	if !h.started {
-		out = append(out, [2]string{"service", "starting: waits for " + h.groups[2].reasons})
+		text := "starting: waits for " + h.groups[2].reasons
+		if h.runCtx == nil {
+			text = "not started: nothing runs the checks; call Run, Serve or ListenAndServe"
+		}
+		out = append(out, [2]string{"service", text})
 	}
 	for _, c := range h.checks {
 		switch s := c.effective(); {

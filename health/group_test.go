@@ -154,3 +154,24 @@ func TestChecksAreRegisteredWhileTheServiceRuns(t *testing.T) {
 		require.Empty(t, h.Report().Checks)
 	})
 }
+
+func TestWhoForgetsToRunTheChecksIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		h := one(health.Check{Probe: func(context.Context) error { <-release; return nil }, Timeout: 5 * time.Second})
+		conditions := func() (out string) {
+			for subject, text := range h.Conditions() {
+				out += subject + ": " + text
+			}
+			return out
+		}
+		require.Equal(t, "service: not started: nothing runs the checks; call Run, Serve or ListenAndServe", conditions())
+		require.Contains(t, check(t, h, "it").Reason, "nothing runs the checks")
+		run(t, h)
+		require.Equal(t, "service: starting: waits for it", conditions())
+		require.Equal(t, "no result yet", check(t, h, "it").Reason)
+		close(release)
+		synctest.Wait()
+		require.Empty(t, conditions())
+	})
+}

@@ -204,6 +204,8 @@ func (c *check) waitsForStart() bool {
 // reasonLocked is what may be said of c as of the last render.
 func (h *Checker) reasonLocked(c *check, now time.Time) string {
 	switch {
+	case !c.stale && c.status == Unknown && h.runCtx == nil:
+		return "no result yet: nothing runs the checks; call Run, Serve or ListenAndServe"
 	case !c.stale && c.status == Unknown:
 		return "no result yet"
 	case !c.stale:
