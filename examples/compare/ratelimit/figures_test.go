@@ -1,6 +1,7 @@
 package ratelimit_test
 
 import (
+	"flag"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
+
+var figures = flag.Bool("figures", false, "measure what takes tens of seconds")
+
+func needFigures(t *testing.T) {
+	if !*figures {
+		t.Skip("takes long: ask for it with -figures")
+	}
+}
 
 // plenty is a limit that a benchmark does not reach.
 const plenty = 100_000_000
@@ -43,11 +52,11 @@ func BenchmarkHotKey(b *testing.B) {
 // TestMillionKeys decides for a million keys, drawn as clients are: few often,
 // many seldom (Zipf, 1.1). The rivals take turns of some milliseconds, so that
 // what else the machine does falls on all alike. It prints the median turn of
-// each and the best. Run it alone: go test ./ratelimit -run MillionKeys -v
+// each and the best. Run it alone:
+//
+//	go test ./ratelimit -figures -run MillionKeys -v
 func TestMillionKeys(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a minute")
-	}
+	needFigures(t)
 	const n, turn, turns = 1 << 20, 20_000, 60
 	keys := make([]string, n)
 	for i := range keys {
@@ -119,11 +128,11 @@ func BenchmarkMiddleware(b *testing.B) {
 }
 
 // TestHeap prints what a million keys cost in memory and in garbage
-// collection. Run it alone: go test ./ratelimit -run Heap -v
+// collection. Run it alone:
+//
+//	go test ./ratelimit -figures -run Heap -v
 func TestHeap(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	needFigures(t)
 	const n = 1_000_000
 	keys := make([]string, n)
 	for i := range keys {
@@ -160,9 +169,7 @@ func TestHeap(t *testing.T) {
 // TestAccuracy prints how much of the exact bound, burst + rate*time, each
 // admits under contention. Spillway must not exceed it; the others are shown.
 func TestAccuracy(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	needFigures(t)
 	for _, c := range []struct{ perSecond, goroutines int }{{1000, 8}, {100_000, 64}, {1_000_000, 64}} {
 		for _, l := range limiters {
 			allow := l.make(c.perSecond, time.Second, 1<<16)

@@ -82,9 +82,7 @@ func theScript(t testing.TB, rdb *redis.Client) (script *redis.Script, args []an
 // falls on all alike: a bare EVALSHA of an empty script, one of the script
 // that decides, the Limiter, and redis_rate.
 func TestOneDecisionOverRedis(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	needFigures(t)
 	rdb, _ := startRedis(t)
 	empty := redis.NewScript("return {1, 2}")
 	require.NoError(t, empty.Load(ctx, rdb).Err())
@@ -154,6 +152,7 @@ func BenchmarkRedis(b *testing.B) {
 
 // TestAStoppedServer prints what a decision costs while the server hangs.
 func TestAStoppedServer(t *testing.T) {
+	needFigures(t)
 	rdb, cmd := startRedis(t)
 	l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(1_000_000), Store: prompt{ratelimit.NewRedisStore("s:", evalSha(rdb))}})
 	l.Allow(ctx, "k", 1)
