@@ -34,7 +34,7 @@ type core struct {
 	word  atomic.Uint64
 	limit atomic.Int64  // slots; changed under mu
 	due   atomic.Int64  // when the next step of the control is due
-	mask  atomic.Uint64 // which latencies are looked at on the fast path: sampled when there are many
+	mask  atomic.Uint64 // of the latencies, which are looked at: fewer when there are many
 	low   sample        // latencies of requests that found the backend at ease
 	all   sample        // latencies of all requests that did not pass through handOver
 

@@ -50,19 +50,18 @@ type Config struct {
 	Name string
 
 	// Limit is how many requests may run at once. Zero finds it out and
-	// follows it. By Little's law the backend can use as many slots as it
-	// completes requests per second times the seconds that one takes when the
-	// backend is at ease. Both are measured, and no conclusion is trusted until
-	// the throughput has confirmed it: taking slots away is a trial that is
-	// taken back when less gets done. So neither service times that vary nor a
-	// dependency that becomes slow are mistaken for a queue.
+	// follows it, from 8 up. By Little's law the backend can use as many slots as
+	// it completes requests per second times the seconds that one takes when
+	// the backend is at ease. Both are measured, and taking slots away is a
+	// trial, taken back when less gets done. So neither service times that vary
+	// nor a dependency that becomes slow are mistaken for a queue.
 	Limit int
 	// MinLimit and MaxLimit bound what is found; default 1 and 1048576.
 	MinLimit, MaxLimit int
 
 	// MaxWait bounds how long a request waits for its turn. Zero means as long
-	// as is useful: up to 3.5 times what a request takes in a burst, down to half
-	// of that time when most are refused. Negative means that nobody waits.
+	// as is useful: up to 3.5 times what a request takes in a burst, down to two
+	// thirds of that time when most are refused. Negative: nobody waits.
 	MaxWait time.Duration
 	// MaxQueue bounds how many wait; default 10000. It bounds memory: MaxWait
 	// does the deciding.

@@ -50,7 +50,8 @@ func (s *Shedder) Handler(next http.Handler) http.Handler {
 // the copy.
 func (s *Shedder) read(r *http.Request, t *ticket) (*http.Request, context.CancelFunc) {
 	ctx, cancel, known := r.Context(), context.CancelFunc(nil), false
-	if s.cfg.Trust != nil && (r.Header[PriorityHeader] != nil || r.Header[TimeoutHeader] != nil) && s.cfg.Trust(r) {
+	marked := r.Header[PriorityHeader] != nil || r.Header[TimeoutHeader] != nil
+	if marked && s.cfg.Trust != nil && s.cfg.Trust(r) {
 		t.p, known = ParsePriority(header(r.Header, PriorityHeader))
 		if ms, ok := parseTimeout(header(r.Header, TimeoutHeader)); ok {
 			ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
@@ -72,7 +73,8 @@ func (s *Shedder) longLived(r *http.Request) bool {
 	if s.cfg.LongLived != nil {
 		return s.cfg.LongLived(r)
 	}
-	return r.Header["Upgrade"] != nil || (r.Header["Accept"] != nil && strings.HasPrefix(r.Header["Accept"][0], "text/event-stream"))
+	accept := r.Header["Accept"]
+	return r.Header["Upgrade"] != nil || len(accept) > 0 && strings.HasPrefix(accept[0], "text/event-stream")
 }
 
 // answer refuses r.

@@ -3,31 +3,33 @@ package degrade
 import "math"
 
 // What is looked for is the knee of the backend: the number of slots up to which
-// more slots do more work, and beyond which they only wait inside. By Little's law
-// it is the rate of completions at capacity times the time that a request takes
-// when it does not have to wait inside (the baseline).
+// more slots do more work, and beyond which requests only wait inside. By Little's
+// law it is the rate of completions at capacity times the time that a request
+// takes when it does not have to wait inside (the baseline).
 //
 // Both can be measured while serving. The rate counts while all slots are taken;
-// what is seen at different limits above the knee adds up to one estimate
-// (the pool). The baseline is the mean latency of requests that started while
-// less than three quarters of the slots were taken. A mean over many is blind
-// to how service times scatter, which a minimum, or a short window, is not.
+// what is seen at different limits above the knee adds up to one estimate (the
+// pool). The baseline is the mean latency of requests that started while less
+// than three quarters of the slots were taken. A mean over many is blind to how
+// service times scatter, which a minimum, or a short window, is not.
 //
 // What can't be known from looking is whether latency rose because of a queue or
-// because the backend became slower. So nothing is believed that the rate has
-// not confirmed. A change of the limit is a trial: the rate at the new limit is
-// compared with the rate at the old one, by a sequential test whose variance is
-// measured too. Fewer slots and as much done: there was a queue. Fewer slots and less done: the
-// backend is slower, the slots come back, and the baseline is corrected. More
-// slots and more done: the limit was too low. When the evidence is thin, the answer
-// is the one that costs less if wrong.
+// because the backend became slower. So fewer slots are a trial: the rate at the
+// new limit is compared with the rate before, by a sequential test whose variance
+// is measured too. As much done: there was a queue. Less done: the backend is
+// slower, the slots come back, and the baseline is corrected. More slots are
+// given without a trial as long as requests take no longer than at ease, and are
+// tried from time to time when that is not known well. A trial during which the
+// backend changed says nothing.
 //
-// What else was tried, on the same simulation: a limit from the ratio of recent
-// latency to a minimum (gradient, Vegas) takes scattered service times for a
-// queue and falls to a tenth to a half of what the backend can use; with a mean
-// as baseline but without trials it spirals down once the baseline is stale;
-// climbing on throughput alone needs hundreds of completions per step and wanders
-// in between, by 10 to 20 % where a backend does 16 a second.
+// What was tried before, on the simulation of the tests: with a baseline that is
+// believed without trials a limit can stay at an eighth of what 64 workers could
+// use, when the first requests have taught a wrong one; trials that are judged
+// by what was seen at the present limit alone, without the pool, lost up to a
+// tenth of the capacity by chance, and up to half where a backend completes 16
+// requests a second; and trials that are compared with the one before only, and
+// not with where a series of them began, lead down step by step on a machine
+// whose processors are starved.
 //
 // Ratios below are of latencies, of rates, or of slots: none depends on how fast
 // a backend is.
@@ -43,7 +45,7 @@ const (
 	baseMemory = 1000 // latencies that the baseline is averaged over, at most
 	poolMemory = 600  // completions that the capacity is averaged over, at most
 	baseAge    = 20e9 // a baseline older than this is checked by trying more slots
-	wellKnown  = 100  // before so many latencies were seen at ease more slots are tried boldly and often
+	wellKnown  = 100  // until so many latencies were seen at ease more is tried boldly and often
 	minTrial   = 100  // a trial lasts for half a second, but for so many completions
 	maxTrial   = 400  // at least and so many at most; then the likelier answer holds
 )
@@ -65,8 +67,8 @@ type control struct {
 	// goroutine must be scheduled first: on a busy machine, milliseconds.
 	handoff float64
 
-	// The squared coefficient of variation of latencies at ease, and the means that it is
-	// computed from.
+	// The squared coefficient of variation of latencies at ease, and the means
+	// that it is computed from.
 	cv2                 float64
 	mean, square, meanN float64
 
@@ -155,7 +157,8 @@ func (c *control) learn(now int64, n, mean, square float64) {
 	c.recent.t += n * mean
 	if c.recent.n >= 50 && c.baseN >= 16 {
 		m := c.recent.t / c.recent.n
-		if d := m / c.base; (d > 2 || d < 0.5) && math.Abs(m-c.base) > 4*min(m, c.base)*math.Sqrt(c.cv2*(1/c.recent.n+1/c.baseN)) {
+		err := 4 * min(m, c.base) * math.Sqrt(c.cv2*(1/c.recent.n+1/c.baseN))
+		if d := m / c.base; (d > 2 || d < 0.5) && math.Abs(m-c.base) > err {
 			c.base, c.baseN = m, c.recent.n
 			c.checked = m < c.base
 			c.nextDown = max(c.nextDown, now+2e9)
@@ -317,7 +320,8 @@ func (c *control) judge(now int64, settle float64) int {
 	if c.trial.early.n == 0 && n >= 16 {
 		c.trial.early = c.seen
 	}
-	if share := c.limit / t.limit; n >= 16 && (gain+noise < min(share, 1) || gain-noise > max(share, 1)) || c.broken() {
+	share := c.limit / t.limit
+	if n >= 16 && (gain+noise < min(share, 1) || gain-noise > max(share, 1)) || c.broken() {
 		c.trial.dir = 0
 		c.pool, c.pooled = tempo{}, tempo{}
 		c.nextUp, c.nextDown = now+1e9, now+1e9
@@ -381,7 +385,9 @@ func (c *control) judge(now int64, settle float64) int {
 
 // set changes the limit and begins to look anew.
 func (c *control) set(now int64, settle, limit float64) int {
-	c.limit = min(max(math.Round(limit), float64(c.min)), float64(c.max))
+	if !math.IsNaN(limit) {
+		c.limit = min(max(math.Round(limit), float64(c.min)), float64(c.max))
+	}
 	c.seen, c.pooled = tempo{}, tempo{}
 	c.settle = now + int64(settle)
 	return int(c.limit)
