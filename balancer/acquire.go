@@ -109,7 +109,7 @@ func (b *Balancer) acquire(r *http.Request, t tried, safe bool) (Lease, error) {
 func (b *Balancer) choose(v *view, r *http.Request, now time.Duration, t *tried, safe bool) (*Endpoint, bool) {
 	if v.byToken != nil && t.n == 0 {
 		if e := v.byToken[b.cookie(r)]; e != nil {
-			if b.cfg.Healthy == nil || v.panics || b.cfg.Healthy(e.Backend()) {
+			if b.usable(e, v.panics) {
 				return e, false
 			}
 			b.leaveOut(e, now)
@@ -121,7 +121,11 @@ func (b *Balancer) choose(v *view, r *http.Request, now time.Duration, t *tried,
 		// one comes along in time.
 		for _, x := range v.trials {
 			if (safe || now-x.since > b.cfg.Eject.Base) && x.e.trial.CompareAndSwap(false, true) {
-				return x.e, true
+				if b.usable(x.e, v.panics) {
+					return x.e, true
+				}
+				x.e.trial.Store(false)
+				b.leaveOut(x.e, now)
 			}
 		}
 	}
@@ -143,7 +147,7 @@ func (b *Balancer) choose(v *view, r *http.Request, now time.Duration, t *tried,
 		e := g.pick(c)
 		if e != nil && (t.n == 0 || !t.has(e) && now >= time.Duration(e.rest.Load())) &&
 			(!g.ramp || e.admits(now, c.Rand, b.cfg.SlowStart)) {
-			if b.cfg.Healthy == nil || g.panics || b.cfg.Healthy(e.Backend()) {
+			if b.usable(e, g.panics) {
 				return e, false
 			}
 			b.leaveOut(e, now)
@@ -153,7 +157,17 @@ func (b *Balancer) choose(v *view, r *http.Request, now time.Duration, t *tried,
 		}
 		c.Rand = mix(c.Rand)
 	}
-	return b.anyOf(v, g, c, t), false
+	e := b.anyOf(v, g, c, t)
+	if e != nil && !b.usable(e, v.panics) {
+		b.leaveOut(e, now)
+		return b.choose(b.view.Load(), r, now, t, safe)
+	}
+	return e, false
+}
+
+// usable asks Config.Healthy, unless health is not believed at the moment.
+func (b *Balancer) usable(e *Endpoint, panics bool) bool {
+	return b.cfg.Healthy == nil || panics || b.cfg.Healthy(e.Backend())
 }
 
 // admits reports whether e takes a request although it is warming: with a
