@@ -128,7 +128,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case q.Has("events"):
 		p.stream(w, r)
 	case q.Has("state"):
-		body := p.render(time.Now())
+		body := p.render(time.Now(), false)
 		header.Set("Content-Type", "application/json")
 		header.Set("Content-Length", strconv.Itoa(len(body)))
 		if r.Method != http.MethodHead {
@@ -157,11 +157,11 @@ func (p *Page) sample(now time.Time) {
 }
 
 // render returns the state as JSON; all who ask within half a second get the
-// same.
-func (p *Page) render(now time.Time) []byte {
+// same, unless it has to be fresh.
+func (p *Page) render(now time.Time, fresh bool) []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.json != nil && now.Sub(p.made) < 500*time.Millisecond && now.Sub(p.made) >= 0 {
+	if !fresh && p.json != nil && now.Sub(p.made) < 500*time.Millisecond && now.Sub(p.made) >= 0 {
 		return p.json
 	}
 	g := gather(p.sources)
@@ -208,7 +208,8 @@ func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 		// The WriteTimeout of the server is meant for a whole response.
 		// Writers that don't know deadlines do without.
 		_ = rc.SetWriteDeadline(time.Now().Add(10 * time.Second))
-		body := p.render(time.Now())
+		last := h != nil && Phase(h.phase.Load()) >= Closing
+		body := p.render(time.Now(), last)
 		event := make([]byte, 0, len(body)+16)
 		event = append(event, "data: "...)
 		event = append(event, body...)
@@ -219,7 +220,7 @@ func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 		if rc.Flush() != nil {
 			return
 		}
-		if h != nil && Phase(h.phase.Load()) >= Closing {
+		if last {
 			return
 		}
 		select {

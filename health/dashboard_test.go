@@ -248,7 +248,7 @@ func TestTheStreamEndsWhenTheServiceClosesAndNotBefore(t *testing.T) {
 		require.NoError(t, h.Serve(ctx, &http.Server{Handler: front}, newSilent()))
 		<-done
 		require.InDelta(t, 15, time.Since(start).Seconds(), 1.1, "it shows the drain of five seconds, and does not hold it up")
-		require.Contains(t, v.last, `"phase":"closing"`)
+		require.Contains(t, v.last, `"phase":"closing"`, "the last thing it says is that it closes")
 		require.Zero(t, value(t, h, "spillway_http_request_duration_seconds_count"), "its length is no latency")
 	})
 }
@@ -328,6 +328,17 @@ func TestActionsAreOffUntilAllowedAndAuthorised(t *testing.T) {
 	require.Equal(t, 403, post(health.Dashboard(h).Allow(func(*http.Request) bool { panic("bad token") }, h.MaintenanceActions()...), "action=maintenance+on"))
 	require.Equal(t, 405, get(page, "/-/?action=maintenance+on").Code, "a link can't do it")
 	require.Equal(t, 405, post(page, "state"))
+}
+
+// The script of the page goes through the lists without asking.
+func TestAListOfTheStateIsNeverNull(t *testing.T) {
+	for _, page := range []http.Handler{health.Dashboard(), health.Dashboard(health.MustNew(health.Config{})), health.Dashboard(new(part))} {
+		var s map[string]any
+		require.NoError(t, json.Unmarshal(get(page, "/?state").Body.Bytes(), &s))
+		for _, list := range []string{"conditions", "now", "plots", "parts", "checks", "timeline", "process"} {
+			require.IsType(t, []any{}, s[list], list)
+		}
+	}
 }
 
 func TestASourceThatPanicsLeavesThePageAlive(t *testing.T) {

@@ -82,7 +82,7 @@ type (
 func (p *Page) state(g *gathering, now time.Time) *pageState {
 	s := &pageState{
 		Time: timestamp(now), Verdict: "pass", Headline: "Serving",
-		Conditions: []condition{}, Checks: []checkRow{}, Timeline: []event{}, Parts: []part{},
+		Conditions: []condition{}, Checks: []checkRow{}, Timeline: []event{},
 	}
 	p.fromCheckers(s, now)
 	type timed struct {
@@ -276,7 +276,8 @@ func toneAbove(v, warn, bad float64) string {
 }
 
 // parts are the instances that the samples name.
-func parts(g *gathering, r rates) (out []part) {
+func parts(g *gathering, r rates) []part {
+	out := []part{} // the page wants a list, not null
 	add := func(kind, prefix, label string, fill func(p *part, match ...string)) {
 		for _, name := range g.values(prefix, label) {
 			p := part{Kind: kind, Name: name}

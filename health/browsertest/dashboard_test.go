@@ -260,6 +260,16 @@ func TestThePageIsReadableInTheDark(t *testing.T) {
 	require.GreaterOrEqual(t, eval[float64](t, ctx, contrast), 4.5)
 }
 
+func TestAServiceWithNothingToShowIsShown(t *testing.T) {
+	srv := httptest.NewServer(health.Dashboard(health.MustNew(health.Config{})))
+	defer srv.Close()
+	ctx, complaint := browse(t, srv.URL, 1280, 900, false)
+	eventually(t, ctx, `document.getElementById("verdict").textContent === "Serving"`)
+	require.True(t, eval[bool](t, ctx, `document.getElementById("parts-section").hidden && document.getElementById("checks-section").hidden`))
+	require.Nil(t, complaint.Load())
+	chromedp.Cancel(ctx)
+}
+
 func TestMarkupInANameIsOnlyText(t *testing.T) {
 	s := newService(t, `<img src=x onerror="document.title='owned'"><b>bold</b>`)
 	ctx, _ := browse(t, s.URL+"/-/", 1280, 900, false)
