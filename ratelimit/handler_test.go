@@ -342,6 +342,26 @@ func TestBytesCanBeCharged(t *testing.T) {
 	require.InDelta(t, 0.601, l.Peek(ctx, "k").RetryAfter.Hours(), 0.001)
 }
 
+func TestWhoHangsUpPaysForTheBytesSent(t *testing.T) {
+	l := ratelimit.MustNew(ratelimit.Config{
+		Rate: ratelimit.PerHour(1000), Key: func(*http.Request) string { return "k" },
+		Settle: func(r *http.Request, o ratelimit.Outcome) int { return int(o.Written) },
+	})
+	gone, cancel := context.WithCancel(ctx)
+	get(l.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, strings.Repeat("x", 300))
+		cancel()
+	})), func(r *http.Request) { *r = *r.WithContext(gone) })
+	require.Equal(t, 700, l.Peek(ctx, "k").Remaining)
+	require.Panics(t, func() {
+		get(l.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, strings.Repeat("x", 300))
+			panic(http.ErrAbortHandler)
+		})))
+	})
+	require.Equal(t, 400, l.Peek(ctx, "k").Remaining)
+}
+
 func TestSettlingKeepsWhatAWriterCanDo(t *testing.T) {
 	l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(100), Settle: func(r *http.Request, o ratelimit.Outcome) int { return 1 }})
 	s := httptest.NewServer(l.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

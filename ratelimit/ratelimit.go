@@ -110,9 +110,10 @@ type Config struct {
 
 	// Settle says what a request has cost in the end, by its answer: 0 for a
 	// login that succeeded, the tokens that a model used. The difference to
-	// Cost is charged or given back, as by Charge. A request that panicked, or
-	// whose client left before the end, is not settled: whoever could get
-	// tokens back by leaving would have no limit.
+	// Cost is charged or given back, as by Charge; a negative cost is counted
+	// as an error and changes nothing. A request that panicked, or whose
+	// client left before the end, may be charged more but gets nothing back:
+	// whoever could get tokens back by leaving would have no limit.
 	Settle func(r *http.Request, o Outcome) int
 
 	// MaxWait is how long a request may wait for its turn, in order, where it

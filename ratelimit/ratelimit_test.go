@@ -160,6 +160,46 @@ func TestConcurrentCallersGetTheBoundAndNoMore(t *testing.T) {
 	}
 }
 
+// Slots are made, moved, forgotten and given to other keys all the while.
+func TestNoKeyExceedsItsBoundWhileTheTableChurns(t *testing.T) {
+	for _, maxKeys := range []int{100, 10_000, 100_000} {
+		l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.Rate{Requests: 20, Per: time.Second, Burst: 3}, MaxKeys: maxKeys})
+		const n = 20_000
+		names := make([]string, n)
+		for i := range names {
+			names[i] = strconv.Itoa(i)
+		}
+		admitted := make([]atomic.Int64, n)
+		start := time.Now()
+		var wg sync.WaitGroup
+		for g := range 8 {
+			wg.Go(func() {
+				r := rand.New(rand.NewPCG(uint64(g), 0))
+				for time.Since(start) < 300*time.Millisecond {
+					for range 100 {
+						i := r.IntN(n)
+						if r.IntN(2) == 0 {
+							i %= 50 // some are hot
+						}
+						if d, _ := l.Allow(ctx, names[i], 1); d.Allowed {
+							admitted[i].Add(1)
+						}
+					}
+				}
+			})
+		}
+		wg.Wait()
+		bound := 3 + 20*time.Since(start).Seconds()
+		total := int64(0)
+		for i := range admitted {
+			require.LessOrEqual(t, float64(admitted[i].Load()), bound, "key %d of at most %d", i, maxKeys)
+			total += admitted[i].Load()
+		}
+		require.NotZero(t, total)
+		require.LessOrEqual(t, l.Stats().Keys, maxKeys)
+	}
+}
+
 func TestAFloodOfKeysNeitherGrowsTheTableNorResetsADebt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, maxKeys := range []int{1, 100, 5000} {

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -9,7 +10,7 @@ import (
 
 // An Outcome is how a request was answered.
 type Outcome struct {
-	Status  int         // 200 if the handler wrote nothing
+	Status  int         // 200 if the handler wrote nothing, 0 if it panicked before
 	Written int64       // bytes of body
 	Header  http.Header // as the handler left it
 }
@@ -17,22 +18,26 @@ type Outcome struct {
 // settle serves r and charges what it has cost in the end.
 func (l *Limiter) settle(next http.Handler, w http.ResponseWriter, r *http.Request, a *ask) {
 	rec := &recorder{ResponseWriter: w}
+	finished := false
+	defer func() { // a panic goes on up
+		if rec.status == 0 && finished {
+			rec.status = http.StatusOK
+		}
+		cost := l.cfg.Settle(r, Outcome{rec.status, rec.written, w.Header()})
+		if cost < 0 {
+			l.counts.errors.Add(1)
+			return
+		}
+		more := cost - a.n
+		if more < 0 && (!finished || r.Context().Err() != nil) {
+			return
+		}
+		if a.n = more; more != 0 {
+			l.chargeAsk(context.WithoutCancel(r.Context()), a)
+		}
+	}()
 	next.ServeHTTP(rec, r)
-	if r.Context().Err() != nil {
-		return
-	}
-	if rec.status == 0 {
-		rec.status = http.StatusOK
-	}
-	cost := l.cfg.Settle(r, Outcome{rec.status, rec.written, w.Header()})
-	if cost < 0 {
-		l.counts.errors.Add(1)
-		return
-	}
-	if charged := a.n; cost != charged {
-		a.n = cost - charged
-		l.chargeAsk(r.Context(), a)
-	}
+	finished = true
 }
 
 // A recorder remembers the status and counts the bytes that pass.
