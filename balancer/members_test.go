@@ -415,7 +415,7 @@ func TestUnreachableBackendMakesDiscoveryLookAgain(t *testing.T) {
 	require.Eventually(t, func() bool { return len(b.Backends()) == 1 }, 10*time.Second, time.Millisecond)
 	rt := b.Transport(nil)
 	require.Eventually(t, func() bool { return do(rt, http.MethodGet) == 200 }, 20*time.Second, 10*time.Millisecond)
-	require.EqualValues(t, 2, calls.Load())
+	require.GreaterOrEqual(t, calls.Load(), int64(2), "long before the hour is over")
 }
 
 func TestFileListsBackends(t *testing.T) {

@@ -166,18 +166,31 @@ func TestPerTryTimeoutRescuesFromABackendThatHangs(t *testing.T) {
 }
 
 func TestPerTryTimeoutDoesNotCutABodyOff(t *testing.T) {
-	url := server(t, func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(200)
-		_ = http.NewResponseController(w).Flush()
-		select { // longer than PerTry
-		case <-time.After(300 * time.Millisecond):
-		case <-r.Context().Done():
-		}
-		_, _ = io.WriteString(w, "late")
+	synctest.Test(t, func(t *testing.T) {
+		b := must(t, balancer.Config{Backends: many(1), Retry: balancer.Retry{PerTry: time.Second}})
+		req, _ := http.NewRequest(http.MethodGet, "http://x/", nil)
+		resp, err := b.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+			time.Sleep(999 * time.Millisecond)
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(lateReader{r.Context()})}, nil
+		})).RoundTrip(req)
+		require.NoError(t, err)
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.Equal(t, "late", string(body))
+		require.NoError(t, resp.Body.Close())
 	})
-	b := pool(t, balancer.Config{Backends: balancer.URLs(url), Retry: balancer.Retry{PerTry: 200 * time.Millisecond}})
-	w := get(t, b.Proxy(), "/")
-	require.Equal(t, "late", w.Body.String())
+}
+
+// lateReader is a body that takes an hour, or fails when the request ends.
+type lateReader struct{ ctx context.Context }
+
+func (r lateReader) Read(p []byte) (int, error) {
+	select {
+	case <-time.After(time.Hour):
+		return copy(p, "late"), io.EOF
+	case <-r.ctx.Done():
+		return 0, r.ctx.Err()
+	}
 }
 
 func TestCancelledCallerIsNotRetried(t *testing.T) {

@@ -97,7 +97,8 @@ func TestExpectContinueIsAskedOfTheBackend(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		read.Store(string(body) == "body")
 	})
-	front := httptest.NewServer(pool(t, balancer.Config{Backends: balancer.URLs(url)}).Proxy())
+	patient := &http.Transport{ExpectContinueTimeout: time.Minute}
+	front := httptest.NewServer(pool(t, balancer.Config{Backends: balancer.URLs(url), Transport: patient}).Proxy())
 	t.Cleanup(front.Close)
 	for path, want := range map[string]string{"/yes": "HTTP/1.1 100 Continue", "/no": "HTTP/1.1 417 Expectation Failed"} {
 		conn, err := net.Dial("tcp", front.Listener.Addr().String())
