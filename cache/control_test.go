@@ -395,3 +395,23 @@ func TestASlowHandlerIsCutOffForThoseWhoWait(t *testing.T) {
 		require.Equal(t, 3*time.Second, time.Since(start))
 	})
 }
+
+func TestAPurgeByURLWinsOverAFillOfAnyPartition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin()
+		o.serve = func(w http.ResponseWriter, r *http.Request) {
+			n := o.calls.Load()
+			time.Sleep(100 * time.Millisecond)
+			w.Header().Set("Cache-Control", "max-age=60")
+			fmt.Fprint(w, n)
+		}
+		c := cache.MustNew(cache.Config{})
+		h := c.Handler(o)
+		go get(h, page, "X-Forwarded-Proto", "https")
+		time.Sleep(50 * time.Millisecond)
+		require.NoError(t, c.Purge(t.Context(), cache.URL(page)))
+		time.Sleep(time.Second)
+		require.Equal(t, "2", get(h, page, "X-Forwarded-Proto", "https").Body.String())
+		require.Equal(t, "2", get(h, page, "X-Forwarded-Proto", "https").Body.String())
+	})
+}

@@ -99,9 +99,7 @@ func (e *entry) weigh() {
 			n += int64(len(s)) + 16
 		}
 	}
-	for _, t := range e.tags {
-		n += int64(len(t)) + tagOverhead
-	}
+	e.eachTag(func(t string) { n += int64(len(t)) + tagOverhead })
 	e.cost = n + n/16 // size classes of the allocator
 }
 

@@ -307,7 +307,7 @@ func (f *flight) end(err error, trailer []field) {
 	}
 	f.shard.mu.Lock()
 	f.dropLocked()
-	if kept != nil && (f.doomed || slices.ContainsFunc(kept.tags, func(t string) bool { return slices.Contains(f.deadTags, t) })) {
+	if kept != nil && (f.doomed || kept.hasTag(f.deadTags)) {
 		kept, f.why = nil, reasonPurged
 	}
 	var removed []*entry

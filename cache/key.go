@@ -220,6 +220,9 @@ func (m *keyMaker) url(u *url.URL) string {
 // indexExtra returns where the extra part of a key begins, or -1.
 func indexExtra(key string) int { return strings.IndexByte(key, 0) }
 
+// urlTag returns a key up to its extra part, or nothing if it has none.
+func urlTag(key string) string { return key[:indexExtra(key)+1] }
+
 // keyURL returns the URL that a key was made from.
 func keyURL(key string) string {
 	u, _, _ := strings.Cut(key[1:], "\x00")

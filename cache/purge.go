@@ -107,10 +107,8 @@ func (c *Cache) purgeURL(u *url.URL, realm byte, soft bool) int {
 	key := string(realm) + c.keys.url(u)
 	n := c.purgeKey(key, soft)
 	if c.keys.extras.Load() {
-		// Some keys have more to them than the URL; nothing lists them by it.
-		n += c.purgeAll(func(k string) bool {
-			return len(k) > len(key) && k[len(key)] == 0 && k[:len(key)] == key
-		}, soft)
+		// Some keys have more to them than the URL.
+		n += c.purgeTag(key+"\x00", soft)
 	}
 	return n
 }

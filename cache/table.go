@@ -169,12 +169,12 @@ func (s *shard) putLocked(c *Cache, e *entry, out func(*entry) bool) (removed []
 		kept[i].chain, e.chain = e.chain, kept[i]
 	}
 	s.entries[e.hash] = e
-	for _, t := range e.tags {
+	e.eachTag(func(t string) {
 		if s.tags[t] == nil {
 			s.tags[t] = map[*entry]struct{}{}
 		}
 		s.tags[t][e] = struct{}{}
-	}
+	})
 	return removed
 }
 
@@ -219,12 +219,32 @@ func (s *shard) unlinkLocked(e *entry) bool {
 }
 
 func (s *shard) untagLocked(e *entry) {
-	for _, t := range e.tags {
+	e.eachTag(func(t string) {
 		delete(s.tags[t], e)
 		if len(s.tags[t]) == 0 {
 			delete(s.tags, t)
 		}
+	})
+}
+
+// eachTag calls f for the tags of e. An entry whose key has more to it than
+// the URL is found by the URL as if that were a tag; it ends with a zero byte,
+// which no tag of a response can have.
+func (e *entry) eachTag(f func(string)) {
+	for _, t := range e.tags {
+		f(t)
 	}
+	if t := urlTag(e.key); t != "" {
+		f(t)
+	}
+}
+
+// hasTag reports whether e carries one of tags.
+func (e *entry) hasTag(tags []string) (found bool) {
+	if len(tags) > 0 {
+		e.eachTag(func(t string) { found = found || slices.Contains(tags, t) })
+	}
+	return found
 }
 
 // discard removes one entry.

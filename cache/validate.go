@@ -17,8 +17,7 @@ func (f *flight) freshen(h, outer http.Header, now time.Duration) *entry {
 	e, storable := f.c.update(old, h, outer, now, f.started, f.header, f.shared)
 	f.shard.mu.Lock()
 	var removed []*entry
-	store := storable && !f.doomed && !old.gone.Load() &&
-		!slices.ContainsFunc(e.tags, func(t string) bool { return slices.Contains(f.deadTags, t) })
+	store := storable && !f.doomed && !old.gone.Load() && !e.hasTag(f.deadTags)
 	if store {
 		removed = f.shard.putLocked(f.c, e, func(x *entry) bool { return x == old })
 	}
