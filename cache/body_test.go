@@ -343,20 +343,25 @@ func TestInterimResponsesPassThrough(t *testing.T) { // RFC 9110 §15.2
 }
 
 func TestTrailersAreStored(t *testing.T) { // RFC 9110 §6.5
-	o := newOrigin()
-	o.serve = func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "max-age=60")
-		w.Header().Set("Trailer", "Sum")
-		io.WriteString(w, "body")
-		w.Header().Set("Sum", "42")
+	for _, announced := range []bool{true, false} {
+		o := newOrigin()
+		o.serve = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			if announced {
+				w.Header().Set("Trailer", "Sum")
+			}
+			io.WriteString(w, "body")
+			http.NewResponseController(w).Flush()
+			w.Header().Set(map[bool]string{true: "", false: http.TrailerPrefix}[announced]+"Sum", "42")
+		}
+		front, _ := proxied(t, cache.Config{}, o)
+		for i := range 2 {
+			resp, body := fetch(t, newRequest(t, "GET", front))
+			require.Equal(t, "body", body)
+			require.Equal(t, "42", resp.Trailer.Get("Sum"), "request %d, announced %v", i, announced)
+		}
+		require.EqualValues(t, 1, o.calls.Load())
 	}
-	front, _ := proxied(t, cache.Config{}, o)
-	for i := range 2 {
-		resp, body := fetch(t, newRequest(t, "GET", front))
-		require.Equal(t, "body", body)
-		require.Equal(t, "42", resp.Trailer.Get("Sum"), "request %d", i)
-	}
-	require.EqualValues(t, 1, o.calls.Load())
 }
 
 // sendfiler notes whether it was given a file to send.
@@ -515,4 +520,32 @@ func TestAHandlerMayChangeItsRequest(t *testing.T) {
 			require.Equal(t, "", get(h, page).Body.String())
 		}
 	}
+}
+
+func TestThoseWhoWaitGetTheTrailersToo(t *testing.T) {
+	release := make(chan struct{})
+	o := newOrigin()
+	o.serve = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Trailer", "Sum")
+		io.WriteString(w, "body")
+		http.NewResponseController(w).Flush()
+		<-release
+		w.Header().Set("Sum", "42")
+	}
+	front, c := proxied(t, cache.Config{}, o)
+	leader, err := http.Get(front)
+	require.NoError(t, err)
+	defer leader.Body.Close()
+	follower, err := http.Get(front)
+	require.NoError(t, err)
+	defer follower.Body.Close()
+	close(release)
+	for _, resp := range []*http.Response{leader, follower} {
+		_, err := io.Copy(io.Discard, resp.Body)
+		require.NoError(t, err)
+		require.Equal(t, "42", resp.Trailer.Get("Sum"))
+	}
+	require.EqualValues(t, 1, o.calls.Load())
+	require.EqualValues(t, 1, c.Stats().Collapsed)
 }

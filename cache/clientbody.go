@@ -88,6 +88,9 @@ type liveBody struct {
 	left []byte
 	err  error
 	done func()
+
+	f       *flight     // nil if the trailer comes with the response itself
+	trailer http.Header // filled at the end
 }
 
 func (b *liveBody) Read(p []byte) (int, error) {
@@ -97,6 +100,11 @@ func (b *liveBody) Read(p []byte) (int, error) {
 	n := copy(p, b.left)
 	b.left = b.left[n:]
 	if n == 0 && b.err != nil {
+		if b.err == io.EOF && b.f != nil {
+			for _, t := range b.f.trailer {
+				b.trailer[t.name] = t.values
+			}
+		}
 		b.Close()
 		return 0, b.err
 	}

@@ -55,8 +55,9 @@ type flight struct {
 	free  bool          // no answer for followers: call the origin yourselves; otherwise try again
 	err   error         // what a client's call has failed with, for all who wait
 
-	entry *entry // the response on its way, if it is kept
-	why   reason // why it isn't
+	entry   *entry  // the response on its way, if it is kept
+	trailer []field // set before its body ends
+	why     reason  // why it isn't
 }
 
 // newFlight returns a flight for a request. If others may join, the call
@@ -295,6 +296,7 @@ func (f *flight) end(err error, trailer []field) {
 	if !f.settled() {
 		f.settle(nil, false)
 	}
+	f.trailer = trailer
 	var kept *entry
 	e := f.entry
 	if e != nil {

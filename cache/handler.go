@@ -262,6 +262,9 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, f *flight, rd *
 				rep.putHeader(w.Header(), st)
 				w.WriteHeader(rep.status)
 			}
+			for _, t := range f.trailer { // not announced: nobody knew
+				w.Header()[http.TrailerPrefix+t.name] = t.values
+			}
 			c.done(r, f.hash, Collapsed, reasonNone)
 			return true
 		case r.Context().Err() != nil:

@@ -281,9 +281,7 @@ func (rec *recorder) finish() {
 	case rec.rd != nil:
 		rec.send(false)
 	}
-	for _, t := range trailer {
-		rec.w.Header()[t.name] = t.values
-	}
+	rec.sendTrailers(trailer)
 }
 
 // reply answers the leader's client from the store.
@@ -321,13 +319,26 @@ func (rec *recorder) trailers() []field {
 	var out []field
 	declared := fieldNames(strings.Join(rec.h["Trailer"], ","))
 	for name, values := range rec.h {
-		_, prefixed := strings.CutPrefix(name, http.TrailerPrefix)
+		plain, prefixed := strings.CutPrefix(name, http.TrailerPrefix)
 		if prefixed || slices.Contains(declared, name) {
-			out = append(out, field{name: name, values: slices.Clip(slices.Clone(values))})
+			out = append(out, field{name: http.CanonicalHeaderKey(plain), values: slices.Clip(slices.Clone(values))})
 		}
 	}
 	slices.SortFunc(out, func(a, b field) int { return strings.Compare(a.name, b.name) })
 	return out
+}
+
+// sendTrailers sends what trailers has returned.
+func (rec *recorder) sendTrailers(trailer []field) {
+	h := rec.w.Header()
+	declared := fieldNames(strings.Join(h["Trailer"], ","))
+	for _, t := range trailer {
+		if slices.Contains(declared, t.name) {
+			h[t.name] = t.values
+		} else {
+			h[http.TrailerPrefix+t.name] = t.values
+		}
+	}
 }
 
 // forward says why the flight's request went to the origin.

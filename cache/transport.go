@@ -381,7 +381,8 @@ func (t *transport) follow(r *http.Request, l *lookup, f *flight) (resp *http.Re
 			return nil, nil, false
 		}
 		resp.ContentLength = e.size
-		resp.Body = &liveBody{rd: rd, ctx: r.Context(), done: leave}
+		resp.Trailer = http.Header{}
+		resp.Body = &liveBody{rd: rd, ctx: r.Context(), done: leave, f: f, trailer: resp.Trailer}
 	} else {
 		leave()
 	}
