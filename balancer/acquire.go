@@ -14,9 +14,13 @@ var ErrNoBackend = errors.New("balancer: no backend is available")
 // A NoBackendError says that no backend is available, or that none is left
 // that this request has not tried. It matches [ErrNoBackend].
 type NoBackendError struct {
-	Name       string        // of the Balancer
-	RetryAfter time.Duration // until a backend may be back; at least a second
+	Name  string // of the Balancer
+	retry time.Duration
 }
+
+// RetryAfter is how long it takes until a backend may be back, at least a
+// second.
+func (e *NoBackendError) RetryAfter() time.Duration { return e.retry }
 
 func (e *NoBackendError) Error() string {
 	return fmt.Sprintf("balancer: %s: no backend is available", e.Name)
@@ -96,7 +100,7 @@ func (b *Balancer) acquire(r *http.Request, t tried, safe bool) (Lease, error) {
 	e, isTrial := b.choose(v, r, now, &t, safe)
 	if e == nil {
 		b.unavailable.Add(1)
-		return Lease{}, &NoBackendError{Name: b.cfg.Name, RetryAfter: max(time.Second, min(v.wake-now, time.Minute))}
+		return Lease{}, &NoBackendError{Name: b.cfg.Name, retry: max(time.Second, min(v.wake-now, time.Minute))}
 	}
 	e.begin(now)
 	t.list[t.n] = e

@@ -84,7 +84,7 @@ func (b *Balancer) answerError(w http.ResponseWriter, r *http.Request, err error
 	var timeout net.Error
 	switch {
 	case errors.As(err, &none):
-		code, text, retry = http.StatusServiceUnavailable, "the service is not available at the moment", none.RetryAfter
+		code, text, retry = http.StatusServiceUnavailable, "the service is not available at the moment", none.RetryAfter()
 	case errors.As(err, &tooBig):
 		code, text, retry = http.StatusRequestEntityTooLarge, "the request is too large", 0
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():

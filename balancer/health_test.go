@@ -197,8 +197,25 @@ func TestNoBackendIsA503WithATrueRetryAfter(t *testing.T) {
 		require.ErrorIs(t, err, balancer.ErrNoBackend)
 		var none *balancer.NoBackendError
 		require.ErrorAs(t, err, &none)
-		require.GreaterOrEqual(t, none.RetryAfter, time.Second)
+		require.GreaterOrEqual(t, none.RetryAfter(), time.Second)
 		require.Equal(t, "balancer: default: no backend is available", err.Error())
+	})
+}
+
+func TestProbesKeepTheirPaceBelowASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		b := must(t, balancer.Config{
+			Backends: balancer.URLs("http://a"),
+			Probe: balancer.Probe{Every: 250 * time.Millisecond, Check: func(context.Context, balancer.Backend) error {
+				time.Sleep(time.Millisecond)
+				n.Add(1)
+				return nil
+			}},
+		})
+		probing(t, b)
+		time.Sleep(10 * time.Second)
+		require.InDelta(t, 40, n.Load(), 4) // they vary by a tenth
 	})
 }
 

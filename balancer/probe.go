@@ -87,12 +87,14 @@ func (b *Balancer) probeAll(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	slots := make(chan struct{}, max(1, b.cfg.Probe.Concurrent))
+	ended := make(chan struct{}, 1) // a probe has: its backend's next one may be due soon
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-ended:
 		case <-timer.C:
 		}
 		due, next := b.dueProbes()
@@ -103,7 +105,13 @@ func (b *Balancer) probeAll(ctx context.Context) {
 				return
 			}
 			wg.Go(func() {
-				defer func() { <-slots }()
+				defer func() {
+					<-slots
+					select {
+					case ended <- struct{}{}:
+					default:
+					}
+				}()
 				b.probe(ctx, e)
 			})
 		}

@@ -112,11 +112,9 @@ func failedThere(resp *http.Response, err error) bool { return err != nil || res
 
 // retryIn says when to come back after a call that was refused here.
 func retryIn(err error) (time.Duration, bool) {
-	if open := (*breaker.OpenError)(nil); errors.As(err, &open) {
-		return open.RetryAfter(), true
-	}
-	if none := (*balancer.NoBackendError)(nil); errors.As(err, &none) {
-		return none.RetryAfter, true
+	var refused interface{ RetryAfter() time.Duration } // breaker's, balancer's
+	if errors.As(err, &refused) {
+		return refused.RetryAfter(), true
 	}
 	return 0, false
 }
