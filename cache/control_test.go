@@ -186,15 +186,17 @@ func TestACookieIsNotStored(t *testing.T) {
 }
 
 func TestTheCookieOfA304GoesToItsClientAlone(t *testing.T) {
-	o := newOrigin("Cache-Control", "max-age=0", "Etag", `"a"`)
-	h := cache.MustNew(cache.Config{}).Handler(o)
-	get(h, page)
-	o.set("Cache-Control", "max-age=60", "Set-Cookie", "id=1")
-	o.status, o.body = 304, ""
-	require.Equal(t, []string{"id=1"}, get(h, page).Header()["Set-Cookie"])
-	w := get(h, page)
-	require.Contains(t, status(w), "hit")
-	require.Empty(t, w.Header()["Set-Cookie"])
+	for policy, stored := range map[cache.CookiePolicy][]string{cache.CookieRefuse: nil, cache.CookieStrip: nil, cache.CookieKeep: {"id=1"}} {
+		o := newOrigin("Cache-Control", "max-age=0", "Etag", `"a"`)
+		h := cache.MustNew(cache.Config{SetCookie: policy}).Handler(o)
+		get(h, page)
+		o.set("Cache-Control", "max-age=60", "Set-Cookie", "id=1")
+		o.status, o.body = 304, ""
+		require.Equal(t, []string{"id=1"}, get(h, page).Header()["Set-Cookie"])
+		w := get(h, page)
+		require.Contains(t, status(w), "hit")
+		require.Equal(t, stored, w.Header()["Set-Cookie"])
+	}
 }
 
 func TestKeys(t *testing.T) {

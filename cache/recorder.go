@@ -300,7 +300,7 @@ func (rec *recorder) reply() {
 	if rec.result == Stale {
 		fw.detail = "stale-if-error"
 	}
-	if len(rec.once) > 0 {
+	if len(rec.once) > 0 && rec.answer.field("Set-Cookie") == nil {
 		rec.w.Header()["Set-Cookie"] = rec.once
 	}
 	rep.write(rec.w, c.stampOf(rec.answer, now, fw.line(c.statusName)))
