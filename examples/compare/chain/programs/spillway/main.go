@@ -1,0 +1,13 @@
+// Command spillway serves a chain in front of backends, to be weighed.
+package main
+
+import (
+	"net/http"
+	"os"
+
+	"github.com/go-spillway/spillway/examples/compare/chain/spillway"
+)
+
+func main() {
+	panic(http.ListenAndServe("127.0.0.1:0", spillway.Chain(spillway.Proxy(os.Args[1:]...))))
+}
