@@ -51,6 +51,31 @@ func TestNobodyPoisonsTheCacheWithAHeader(t *testing.T) {
 	require.NotContains(t, get(h, page).Body.String(), "evil")
 }
 
+func TestAllHostileHeadersAtOnceCount(t *testing.T) {
+	names := []string{"X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Port", "X-Forwarded-Prefix",
+		"X-Forwarded-Path", "X-Forwarded-Server", "X-Host", "X-Original-Url", "X-Rewrite-Url", "X-Original-Host", "X-Forwarded-Ssl", "Forwarded"}
+	o := newOrigin("Cache-Control", "max-age=60")
+	h := cache.MustNew(cache.Config{}).Handler(o)
+	ask := func(changed string) string {
+		var fields []string
+		for _, name := range names {
+			value := "host=a"
+			if name == changed {
+				value = "host=b"
+			}
+			fields = append(fields, name, value)
+		}
+		return status(get(h, page, fields...))
+	}
+	require.NotContains(t, ask(""), "hit")
+	for _, name := range names {
+		require.NotContains(t, ask(name), "hit", name)
+	}
+	for range 20 { // in whatever order they are read
+		require.Contains(t, ask(""), "hit")
+	}
+}
+
 func TestAClientsAddressIsNotInTheKey(t *testing.T) {
 	o := newOrigin("Cache-Control", "max-age=60")
 	h := cache.MustNew(cache.Config{}).Handler(o)

@@ -231,15 +231,13 @@ func keyURL(key string) string {
 
 // guardFields are the fields of a request that can change its target.
 type guardFields struct {
-	names [12]string
+	names [16]string // more than there are of them, see isGuardField
 	n     int
 }
 
 func (g *guardFields) add(name string) {
-	if g.n < len(g.names) {
-		g.names[g.n] = name
-		g.n++
-	}
+	g.names[g.n] = name
+	g.n++
 }
 
 func (g *guardFields) sort() { slices.Sort(g.names[:g.n]) }
