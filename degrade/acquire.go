@@ -15,16 +15,20 @@ var ErrRefused = errors.New("degrade: refused")
 // A RefusedError says why there was no room, and when to come back. It matches
 // [ErrRefused].
 type RefusedError struct {
-	Name       string        // of the Shedder
-	Reason     string        // "no room", "waited too long", "too late", "made room"
-	RetryAfter time.Duration // when to try again, jittered
-	Waited     time.Duration
+	Name   string // of the Shedder
+	Reason string // "no room", "waited too long", "too late", "made room"
+	retry  time.Duration
+	Waited time.Duration
 }
 
 // Error returns the reason in a sentence.
 func (e *RefusedError) Error() string {
-	return fmt.Sprintf("degrade: %s: refused: %s, retry after %v", e.Name, e.Reason, e.RetryAfter.Round(time.Millisecond))
+	return fmt.Sprintf("degrade: %s: refused: %s, retry after %v", e.Name, e.Reason, e.retry.Round(time.Millisecond))
 }
+
+// RetryAfter is how long to wait before another try, jittered, at least a
+// second.
+func (e *RefusedError) RetryAfter() time.Duration { return e.retry }
 
 // Is reports whether target is ErrRefused.
 func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
@@ -119,6 +123,6 @@ func (s *Shedder) refuse(t *ticket, v verdict, now int64, waited time.Duration, 
 	s.noteRefusal(now)
 	return &RefusedError{
 		Name: s.name, Reason: reasons[v], Waited: waited,
-		RetryAfter: max(time.Duration(base), time.Second) + time.Duration(spread*rand.Float64()),
+		retry: max(time.Duration(base), time.Second) + time.Duration(spread*rand.Float64()),
 	}
 }

@@ -83,9 +83,11 @@ func (f *Feature) Keep(share float64) *Feature {
 	return f
 }
 
-// Needs names what the feature can't do without, such as a breaker or a health
-// check: while up returns false, or panics, the feature is off, alone. up is
-// asked as often as the pressure, so it must be quick. It returns f.
+// Needs names what the feature can't do without, such as a health check, or a
+// breaker by its Ready method: while up returns false, or panics, the feature is
+// off, alone. up must become true again without the feature being used, as
+// Ready does when a probe may go out. It is asked as often as the pressure, so
+// it must be quick. It returns f.
 func (f *Feature) Needs(up func() bool) *Feature {
 	f.sw.mu.Lock()
 	defer f.sw.mu.Unlock()

@@ -82,13 +82,13 @@ func (s *Shedder) answer(w http.ResponseWriter, r *http.Request, err error) {
 	var refused *RefusedError
 	if !errors.As(err, &refused) {
 		if errors.Is(err, context.DeadlineExceeded) {
-			refused = &RefusedError{Name: s.name, Reason: reasons[tooLate], RetryAfter: time.Second}
+			refused = &RefusedError{Name: s.name, Reason: reasons[tooLate], retry: time.Second}
 		} else {
 			return // nobody is there to read an answer
 		}
 	}
 	h := w.Header()
-	seconds := int((refused.RetryAfter + time.Second - 1) / time.Second)
+	seconds := int((refused.retry + time.Second - 1) / time.Second)
 	h["Retry-After"] = []string{strconv.Itoa(max(seconds, 1))}
 	h["X-Content-Type-Options"] = nosniff
 	h["Cache-Control"] = noStore

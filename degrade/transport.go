@@ -40,7 +40,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			r.Body.Close()
 		}
 		t.s.throttled.Add(1)
-		return nil, &RefusedError{Name: t.s.name, Reason: "held back: " + r.URL.Host + " refuses", RetryAfter: throttleProbe}
+		return nil, &RefusedError{Name: t.s.name, Reason: "held back: " + r.URL.Host + " refuses", retry: throttleProbe}
 	}
 	if p != Normal || ok {
 		r2 := *r

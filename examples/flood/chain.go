@@ -112,7 +112,7 @@ func failedThere(resp *http.Response, err error) bool { return err != nil || res
 
 // retryIn says when to come back after a call that was refused here.
 func retryIn(err error) (time.Duration, bool) {
-	var refused interface{ RetryAfter() time.Duration } // breaker's, balancer's
+	var refused interface{ RetryAfter() time.Duration } // breaker's, balancer's and degrade's
 	if errors.As(err, &refused) {
 		return refused.RetryAfter(), true
 	}
