@@ -1,0 +1,196 @@
+package chain
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-spillway/spillway/health"
+)
+
+// blank is a ResponseWriter that costs nothing, so that what is measured is
+// the chain.
+type blank struct{ header http.Header }
+
+func (w *blank) Header() http.Header         { return w.header }
+func (w *blank) Write(p []byte) (int, error) { return len(p), nil }
+func (w *blank) WriteHeader(int)             {}
+
+var kilobyte = []byte(strings.Repeat("x", 1024))
+
+// reply is the handler of the field guides' measurements: 1 KiB.
+func reply(cacheControl string) http.Handler {
+	cc, length := []string{cacheControl}, []string{"1024"}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h["Cache-Control"] = cc
+		h["Content-Length"] = length
+		w.Write(kilobyte)
+	})
+}
+
+// A layer is a part in front of a handler, or all of them.
+type layer struct {
+	name string
+	h    http.Handler
+	r    func() *http.Request
+}
+
+func layers(tb testing.TB) []layer {
+	next := reply("no-store")
+	keep := reply("max-age=3600")
+	of := func(name string, wrap func(p *parts) http.Handler) layer {
+		p := newParts()
+		return layer{name, wrap(p), requests(tb)}
+	}
+	return []layer{
+		of("bare", func(p *parts) http.Handler { return next }),
+		of("health", func(p *parts) http.Handler { return p.health.Handler(next) }),
+		of("ratelimit", func(p *parts) http.Handler { return p.lim.Handler(next) }),
+		of("cache-miss", func(p *parts) http.Handler { return p.pages.Handler(next) }),
+		of("cache-hit", func(p *parts) http.Handler { return p.pages.Handler(keep) }),
+		of("shedder", func(p *parts) http.Handler { return p.shed.Handler(next) }),
+		of("switch", func(p *parts) http.Handler { return p.sw.Handler(next) }),
+		of("breaker", func(p *parts) http.Handler { return p.b.Handler(next) }),
+		of("all-miss", func(p *parts) http.Handler { return p.six(next) }),
+		of("all-hit", func(p *parts) http.Handler { return p.six(keep) }),
+	}
+}
+
+// six is the chain without the switch, which is for those who have features
+// to turn off: one noun of each package.
+func (p *parts) six(next http.Handler) http.Handler {
+	return p.health.Handler(p.lim.Handler(p.pages.Handler(p.shed.Handler(p.b.Handler(next)))))
+}
+
+// requests returns a func that makes requests with a context as Serve gives
+// it to all the requests of a server.
+func requests(tb testing.TB) func() *http.Request {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(tb, err)
+	base := make(chan context.Context, 1)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { base <- context.WithoutCancel(r.Context()) })}
+	served := make(chan error, 1)
+	go func() { served <- health.MustNew(health.Config{}).Serve(tb.Context(), srv, ln) }()
+	resp, err := http.Get("http://" + ln.Addr().String())
+	require.NoError(tb, err)
+	resp.Body.Close()
+	require.NoError(tb, srv.Close())
+	ctx := <-base
+	<-served
+	return func() *http.Request { return request().WithContext(ctx) }
+}
+
+func request() *http.Request {
+	r := httptest.NewRequest("GET", "http://api.example/product/42", nil)
+	r.Header.Set("User-Agent", "bench")
+	r.Header.Set("Accept", "*/*")
+	return r
+}
+
+func BenchmarkHandler(b *testing.B) {
+	for _, l := range layers(b) {
+		l.h.ServeHTTP(&blank{http.Header{}}, l.r()) // what is kept is kept
+		b.Run(l.name+"/serial", func(b *testing.B) {
+			b.ReportAllocs()
+			w, r := &blank{http.Header{}}, l.r()
+			for b.Loop() {
+				clear(w.header)
+				l.h.ServeHTTP(w, r)
+			}
+		})
+		b.Run(l.name+"/parallel", func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				w, r := &blank{http.Header{}}, l.r()
+				for pb.Next() {
+					clear(w.header)
+					l.h.ServeHTTP(w, r)
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkLoopback is the bare handler and the chain over a real socket, one
+// after the other in small steps, so that the machine's noise hits both.
+func BenchmarkLoopback(b *testing.B) {
+	for _, l := range []struct {
+		name string
+		h    http.Handler
+	}{{"bare", reply("no-store")}, {"all-miss", newParts().handler(reply("no-store"))}, {"all-hit", newParts().handler(reply("max-age=3600"))}} {
+		b.Run(l.name, func(b *testing.B) {
+			s := serve(b, "http1", l.h)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					resp, err := s.client.Get(s.url + "/product/42")
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+			})
+		})
+	}
+}
+
+// TestChainAllocatesLittle: allocations do not depend on the machine's mood.
+func TestChainAllocatesLittle(t *testing.T) {
+	if raceEnabled {
+		return // the race detector allocates too
+	}
+	most := map[string]float64{"health": 2, "ratelimit": 0, "cache-hit": 0, "shedder": 0, "breaker": 1, "all-hit": 2}
+	for _, l := range layers(t) {
+		w, r := &blank{http.Header{}}, l.r()
+		l.h.ServeHTTP(w, r)
+		got := testing.AllocsPerRun(1000, func() {
+			clear(w.header)
+			l.h.ServeHTTP(w, r)
+		})
+		t.Logf("%-11s %v", l.name, got)
+		if n, ok := most[l.name]; ok {
+			require.LessOrEqual(t, got, n, l.name)
+		}
+	}
+}
+
+const importEnv = "SPILLWAY_CHAIN_IMPORT_TEST"
+
+// TestMain lets a test look at a process that has imported all six packages
+// and done nothing else.
+func TestMain(m *testing.M) {
+	if os.Getenv(importEnv) != "" {
+		if n := runtime.NumGoroutine(); n != 1 {
+			println("goroutines:", n)
+			os.Exit(3)
+		}
+		if _, pattern := http.DefaultServeMux.Handler(httptest.NewRequest("GET", "/debug/vars", nil)); pattern != "" {
+			println("registered on http.DefaultServeMux:", pattern)
+			os.Exit(4)
+		}
+		syscall.Kill(os.Getpid(), syscall.SIGTERM) // the default action, if nobody has taken it away
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+func TestImportingAllSixStartsAndTakesNothing(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), importEnv+"=1")
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	status := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	require.True(t, status.Signaled() && status.Signal() == syscall.SIGTERM, "%v: %s", err, out)
+}
