@@ -8,7 +8,7 @@
 //	curl -i localhost:8080/jobs/…                         # queued, running, done
 //	for i in 1 2; do curl -si -H 'Idempotency-Key: one' -d report localhost:8080/jobs | grep Location; done   # the same job twice
 //	for i in $(seq 20); do curl -so /dev/null -w '%{http_code} ' -d report localhost:8080/jobs; done          # 202, then 503: -backlog is full
-//	curl -d 'fail this' localhost:8080/jobs; sleep 6; curl localhost:8080/dead    # tried three times, then here
+//	curl -d 'fail this' localhost:8080/jobs; sleep 8; curl localhost:8080/dead    # tried three times, then here
 //	kill %1 (or Ctrl-C), go run .                         # what runs is finished first; what is queued, later
 //	go run . -nats nats://localhost:4222                  # the same with JetStream; needs: nats-server -js
 //
