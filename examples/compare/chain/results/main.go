@@ -125,15 +125,22 @@ func table(w io.Writer, root string, short bool) error {
 	fmt.Fprint(w, "\nOver loopback: throughput with 16 connections, as a share of the bare handler's (last row: of `httputil.ReverseProxy`'s), client and server on the same cores. Bare beside bare shows the noise.\n\n")
 	fmt.Fprint(w, "| request | bare | spillway | rivals |\n|---|---|---|---|\n")
 	all := append(loopback, proxied...)
+	var refusals []string
 	for _, kind := range []string{"no-store", "miss", "hit", "proxied"} {
 		share := map[string]float64{}
 		for _, l := range all {
 			if l.Kind == kind {
 				share[l.Name] = l.ToBare
+				if l.Refused > 0 {
+					refusals = append(refusals, fmt.Sprintf("%s, %s: %.3f %%", l.Name, kinds[kind], 100*l.Refused))
+				}
 			}
 		}
 		fmt.Fprintf(w, "| %s | %.2f | %.2f | %.2f |\n", kinds[kind], share["bare"], share["spillway"], share["rivals"])
 		better(share["rivals"] > share["spillway"], "throughput over loopback, "+kinds[kind])
+	}
+	if len(refusals) > 0 {
+		fmt.Fprintf(w, "\nAt that load the limiters refused some, which are not counted: %s.\n", strings.Join(refusals, "; "))
 	}
 	ours, theirs := weights["spillway"], weights["rivals"]
 	fmt.Fprint(w, "\nWeight, in front of backends.\n\n| | spillway | rivals |\n|---|---|---|\n")
@@ -148,7 +155,7 @@ func table(w io.Writer, root string, short bool) error {
 		fmt.Fprintln(w, strings.Join(strings.Fields(row), " "))
 	}
 	for _, load := range []string{"2x", "5x"} {
-		for i, name := range []string{"answered", "critical ones answered", "p50", "p99"} {
+		for i, name := range []string{"share answered", "share of critical ones answered", "p50 of what is answered", "p99 of what is answered"} {
 			ours, best := overloads(overload, load, i)
 			better(i < 2 && best > ours || i >= 2 && best < ours, name+" at "+load+" the capacity")
 		}
