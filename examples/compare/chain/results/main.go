@@ -160,7 +160,7 @@ func table(w io.Writer, root string, short bool) error {
 			better(i < 2 && best > ours || i >= 2 && best < ours, name+" at "+load+" the capacity")
 		}
 	}
-	fmt.Fprint(w, "\nScale: memory grows with the number and no faster, and a call allocates no more among many than among few (both are tested). Its time grows by far less than the number: most of that is what the processor's caches miss.\n\n")
+	fmt.Fprint(w, "\nScale: memory grows with the number and no faster, and a call allocates no more among many than among few (both are tested). Its time grows by far less than the number.\n\n")
 	fmt.Fprint(w, "| how many | memory | processor time |\n|---|---|---|\n")
 	for _, row := range scale {
 		fmt.Fprintln(w, row)
