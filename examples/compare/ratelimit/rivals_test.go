@@ -6,6 +6,7 @@ package ratelimit_test
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -99,7 +100,10 @@ var middlewares = []middleware{
 		return ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(perSecond)}).Handler
 	}},
 	{"httprate", func(perSecond int) func(http.Handler) http.Handler {
-		return httprate.Limit(perSecond, time.Second, httprate.WithKeyFuncs(httprate.KeyByIP))
+		return httprate.LimitBy(perSecond, time.Second, func(r *http.Request) (string, error) {
+			host, _, err := net.SplitHostPort(r.RemoteAddr)
+			return httprate.CanonicalizeIP(host), err
+		})
 	}},
 	{"go-limiter", func(perSecond int) func(http.Handler) http.Handler {
 		s, err := memorystore.New(&memorystore.Config{Tokens: uint64(perSecond), Interval: time.Second})
