@@ -125,6 +125,9 @@ func TestTwoProcessesLoadEachKeyOnce(t *testing.T) {
 }
 
 func TestNoGetFailsWhileRedisIsFlushedHungAndKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute and more with the race detector, whose readers starve Redis")
+	}
 	s := startServer(t)
 	rdb := s.client()
 	defer rdb.Close()
@@ -135,7 +138,7 @@ func TestNoGetFailsWhileRedisIsFlushedHungAndKilled(t *testing.T) {
 			Load:         func(_ context.Context, k int) (int, error) { return -k, nil },
 			Store:        rediscache.New("test:", rdb),
 			TTL:          50 * time.Millisecond, // so that the store is asked often
-			StoreTimeout: 200 * time.Millisecond,
+			StoreTimeout: time.Second, // not less: the readers below starve everybody else
 			MaxEntries:   100,
 		})
 		defer l.Close()
@@ -144,7 +147,7 @@ func TestNoGetFailsWhileRedisIsFlushedHungAndKilled(t *testing.T) {
 	var gets atomic.Int64
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	for g := range 8 {
+	for g := range 4 {
 		wg.Go(func() {
 			for i := g; ; i++ {
 				select {
@@ -166,7 +169,7 @@ func TestNoGetFailsWhileRedisIsFlushedHungAndKilled(t *testing.T) {
 		target := gets.Load() + 5000
 		require.Eventually(t, func() bool {
 			return gets.Load() >= target && holds(fleet[0].Stats()) && holds(fleet[1].Stats())
-		}, time.Minute, 5*time.Millisecond, what)
+		}, 3*time.Minute, 5*time.Millisecond, what)
 	}
 	more := func(of func(cache.LoaderStats) uint64) func(cache.LoaderStats) bool {
 		before := max(of(fleet[0].Stats()), of(fleet[1].Stats()))
