@@ -138,7 +138,7 @@ func TestNoGetFailsWhileRedisIsFlushedHungAndKilled(t *testing.T) {
 			Load:         func(_ context.Context, k int) (int, error) { return -k, nil },
 			Store:        rediscache.New("test:", rdb),
 			TTL:          50 * time.Millisecond, // so that the store is asked often
-			StoreTimeout: time.Second, // not less: the readers below starve everybody else
+			StoreTimeout: time.Second,           // not less: the readers below starve everybody else
 			MaxEntries:   100,
 		})
 		defer l.Close()
