@@ -289,6 +289,35 @@ func TestProbesRiseAndFall(t *testing.T) {
 	})
 }
 
+func TestBackendThatProbesSawRestartedIsTriedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab()
+		var down atomic.Bool
+		b := must(t, balancer.Config{Backends: l.hosts(4), Policy: balancer.RoundRobin(), SlowStart: -1,
+			Eject: balancer.Eject{Base: time.Minute, Max: time.Hour},
+			Probe: balancer.Probe{Every: time.Second, Check: func(_ context.Context, d balancer.Backend) error {
+				if d.ID == "b1" && down.Load() {
+					return errors.New("connection refused")
+				}
+				return nil
+			}}})
+		probing(t, b)
+		rt := b.Transport(l)
+		l.set("b1", 503)
+		send(rt, 40, 0)
+		down.Store(true)
+		time.Sleep(4 * time.Second)
+		require.Equal(t, balancer.Unhealthy, state(b, 1))
+
+		down.Store(false)
+		l.set("b1", 200)
+		time.Sleep(3 * time.Second)
+		require.Equal(t, balancer.Probation, state(b, 1), "its minute is not over, but it has risen")
+		send(rt, 4, 0)
+		require.Equal(t, balancer.Ready, state(b, 1))
+	})
+}
+
 func TestProbesAreBoundedAndTimedOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var now, most atomic.Int64

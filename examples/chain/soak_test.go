@@ -332,6 +332,7 @@ func TestSoak(t *testing.T) {
 	}
 	pool := balancer.MustNew(balancer.Config{
 		Backends: balancer.URLs(urls...),
+		Eject:    balancer.Eject{Base: time.Second, Max: 4 * time.Second}, // else minutes of faults in a row earn minutes out
 		Probe:    balancer.Probe{Path: "/readyz", Every: 100 * time.Millisecond, Failing: 100 * time.Millisecond, Timeout: 500 * time.Millisecond},
 	})
 	rp := pool.Proxy()
