@@ -18,15 +18,18 @@ type writer struct {
 	stream   bool // of events
 }
 
-// mark looks at the header for the last time, and tells the client, if the service is draining, to come back on
-// another connection. It is called right before the header is written, so that a
-// response that was begun before the drain is marked as well.
+// mark looks at the header for the last time, and tells the client, if the
+// service is draining, to come back on another connection. It is called right
+// before the header is written, so that a response that was begun before the
+// drain is marked as well.
 func (w *writer) mark(code int) {
-	w.stream = strings.HasPrefix(w.Header().Get("Content-Type"), "text/event-stream")
+	header := w.Header()
+	if t := header["Content-Type"]; len(t) > 0 {
+		w.stream = strings.HasPrefix(t[0], "text/event-stream")
+	}
 	if w.h.phase.Load() == int32(Serving) {
 		return
 	}
-	header := w.Header()
 	header["Spillway-Draining"] = yes
 	if code != http.StatusSwitchingProtocols {
 		header["Connection"] = closing
