@@ -74,6 +74,7 @@ func newHandler(redisAddr, source string) http.Handler {
 			http.Error(w, "the source does not answer", http.StatusBadGateway)
 			return
 		}
+		w.Header().Set("Cache-Control", "public, max-age=1, stale-if-error=60")
 		io.WriteString(w, product)
 	})))
 }
