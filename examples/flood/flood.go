@@ -253,6 +253,7 @@ func (r *run) tell(out io.Writer, interrupted bool) error {
 	}
 	write(r.html, rep.writeHTML)
 	write(r.json, rep.writeJSON)
+	write(r.svg, rep.writeSVG)
 	return errors.Join(errs...)
 }
 

@@ -9,13 +9,14 @@
 // flood.html and flood.json hold everything that was measured.
 //
 //	go run -C examples/flood . -for 20s   # shorter; -for 10m is longer
+//	go run -C examples/flood . -svg flood.svg   # the picture in the README, too
 //	go run -C examples/flood . -target http://127.0.0.1:8080/fast -rate 200   # flood a service of yours
 //
 // It needs a Unix, because a backend hangs by SIGSTOP. The part to copy is
 // chain.go: the shop with all six parts before and behind it. shop.go and
 // backend.go are the service and its model, script.go what happens to it,
 // load.go the load generator, measure.go and scrape.go what is measured,
-// view.go the table, report.go, page.go and plot.go the report.
+// view.go the table, report.go, page.go, plot.go and svg.go the report.
 package main
 
 import (

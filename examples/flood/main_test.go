@@ -77,7 +77,7 @@ func readReport(t *testing.T, dir string) *report {
 func short(t *testing.T) (rep *report, dir, out string) {
 	t.Helper()
 	for range 3 {
-		cmd, d := program(t, "-for", "25s")
+		cmd, d := program(t, "-for", "25s", "-svg", "flood.svg")
 		began := time.Now()
 		output, err := cmd.CombinedOutput()
 		require.NoError(t, err, string(output))
@@ -147,7 +147,12 @@ func TestSpillwayHoldsWhatDrownsTheBareShop(t *testing.T) {
 		require.JSONEq(t, string(data), string(m[1]))
 	})
 	t.Run("the page opens in a browser", func(t *testing.T) { requireOpens(t, filepath.Join(dir, "flood.html")) })
+	t.Run("no word of the picture sticks out", func(t *testing.T) { requireFits(t, filepath.Join(dir, "flood.svg")) })
 }
+
+// The picture in the README is drawn from a run on some machine at some time,
+// but by this code.
+func TestThePictureInTheREADMEFits(t *testing.T) { requireFits(t, "flood.svg") }
 
 func requireConsistent(t *testing.T, rep *report) {
 	t.Helper()
@@ -168,14 +173,43 @@ func requireConsistent(t *testing.T, rep *report) {
 	}
 }
 
-// requireOpens opens a page in Chromium, at the width of a phone too, and
-// requires that nothing is complained of and nothing sticks out.
-func requireOpens(t *testing.T, page string) {
+// requireFits draws a picture in Chromium and requires that each of its words is
+// inside.
+func requireFits(t *testing.T, picture string) {
+	t.Helper()
+	content, err := os.ReadFile(picture)
+	require.NoError(t, err)
+	around := filepath.Join(t.TempDir(), "around.html")
+	require.NoError(t, os.WriteFile(around, fmt.Appendf(nil, `<!DOCTYPE html><body>%s<script>
+const all = document.querySelector("svg").getBoundingClientRect(), words = [...document.querySelectorAll("text")];
+const out = words.filter(w => { const r = w.getBoundingClientRect(); return r.left < all.left || r.right > all.right || r.top < all.top || r.bottom > all.bottom; });
+document.body.append("words: " + words.length + ", outside: " + out.map(w => w.textContent).join("; ") + ".");
+</script>`, content), 0o600))
+	require.Regexp(t, `words: [2-9]\d, outside: \.`, dumpDOM(t, around))
+}
+
+// dumpDOM opens a file in Chromium and returns what becomes of it.
+func dumpDOM(t *testing.T, file string) string {
 	t.Helper()
 	browser, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Skip("chromium is not installed")
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+		"--user-data-dir="+t.TempDir(), "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", "file://"+file)
+	var out, complaints bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaints
+	require.NoError(t, cmd.Run(), complaints.String())
+	require.NotContains(t, complaints.String(), "CONSOLE", "messages in the console")
+	return out.String()
+}
+
+// requireOpens opens a page in Chromium, at the width of a phone too, and
+// requires that nothing is complained of and nothing sticks out.
+func requireOpens(t *testing.T, page string) {
+	t.Helper()
 	content, err := os.ReadFile(page)
 	require.NoError(t, err)
 	frame, err := json.Marshal(string(content)) // escapes what could end the script
@@ -196,17 +230,10 @@ for (const width of [375, 1100]) {
 	document.body.append(f);
 }
 </script>`, frame), 0o600))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-		"--user-data-dir="+t.TempDir(), "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", "file://"+around)
-	var out, complaints bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaints
-	require.NoError(t, cmd.Run(), complaints.String())
-	require.NotContains(t, complaints.String(), "CONSOLE", "messages in the console")
-	require.NotContains(t, out.String(), "data-error")
+	out := dumpDOM(t, around)
+	require.NotContains(t, out, "data-error")
 	for _, width := range []int{375, 1100} {
-		require.Regexp(t, fmt.Sprintf(`width %d: sticks out by 0, draws [7-9], requests 0<`, width), out.String())
+		require.Regexp(t, fmt.Sprintf(`width %d: sticks out by 0, draws [7-9], requests 0<`, width), out)
 	}
 }
 

@@ -24,6 +24,7 @@ type options struct {
 	seed   uint64
 	html   string
 	json   string
+	svg    string
 
 	target string
 	rate   float64
@@ -40,6 +41,7 @@ func parse(args []string, output io.Writer) (options, error) {
 	fs.Uint64Var(&o.seed, "seed", 1, "which requests are drawn, and how long the database takes for them; any `number`")
 	fs.StringVar(&o.html, "html", "flood.html", "`file` for the report; empty writes none")
 	fs.StringVar(&o.json, "json", "flood.json", "`file` for what was measured; empty writes none")
+	fs.StringVar(&o.svg, "svg", "", "`file` for a picture of the answers a second, as in the README of Spillway; empty writes none")
 	fs.StringVar(&o.target, "target", "", "`URL` to flood with GET, in place of the shop; it must be on this machine")
 	fs.Float64Var(&o.rate, "rate", 100, "with -target: what it can carry, in `requests` a second; it gets up to ten times that")
 	fs.BoolVar(&o.insist, "insist", false, "with -target: flood it wherever it is. Only do that to what is yours")

@@ -80,7 +80,8 @@ func (rep *report) figures() []figure {
 	if len(rep.Sides) == 0 || len(rep.Sides[0].Bins) == 0 {
 		return nil
 	}
-	all := []figure{rep.goodput()}
+	good, drawn := rep.goodput()
+	all := []figure{draw(good, func(width float64) *plot { return drawn(width, width*0.2+120) })}
 	for i := range rep.Sides {
 		all = append(all, rep.fates(i))
 	}
@@ -127,13 +128,15 @@ func highest(all ...[]point) float64 {
 	return top
 }
 
-func (rep *report) goodput() figure {
+// goodput is the figure that says the most; it is drawn for the page, and alone
+// for a README.
+func (rep *report) goodput() (f figure, drawn func(width, height float64) *plot) {
 	perSecond := func(n func(summary) int) func(summary) float64 {
 		return func(s summary) float64 { return float64(n(s)) / rep.BinSeconds }
 	}
 	offered := rep.series(0, perSecond(func(s summary) int { return s.Offered }))
 	var lines [][]point
-	f := figure{ID: "good", Title: "Answered well, per second", Key: []key{{"offered", "offered"}}}
+	f = figure{ID: "good", Title: "Answered well, per second", Key: []key{{"offered", "offered"}}}
 	if len(rep.Sides) > 1 {
 		f.Key[0].Text = "offered to each"
 	}
@@ -149,8 +152,8 @@ func (rep *report) goodput() figure {
 	if rep.Target != "" {
 		name = "-rate"
 	}
-	return draw(f, func(width float64) *plot {
-		p := newPlot(f.ID, f.Title, f.Says, width, width*0.2+120, rep.Seconds, 0, top, false)
+	return f, func(width, height float64) *plot {
+		p := newPlot(f.ID, f.Title, f.Says, width, height, rep.Seconds, 0, top, false)
 		p.acts(rep.Acts)
 		p.grid(ticks(top, 4), trim)
 		p.marks(rep.Events)
@@ -172,7 +175,7 @@ func (rep *report) goodput() figure {
 			return s
 		})
 		return p
-	})
+	}
 }
 
 // fates shows what became of all requests to one side, as shares.

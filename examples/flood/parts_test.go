@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -472,6 +473,15 @@ func TestReportOfAnyLengthCanBeWritten(t *testing.T) {
 		require.NotContains(t, page.String(), "NaN", played)
 		require.NotContains(t, page.String(), "<script>alert", "what is said is text")
 		require.Equal(t, 1, strings.Count(page.String(), "</script>"), "the data can't end its element")
+
+		var picture bytes.Buffer
+		if played < 500*time.Millisecond {
+			require.ErrorContains(t, rep.writeSVG(&picture), "too little was measured")
+			continue
+		}
+		require.NoError(t, rep.writeSVG(&picture))
+		require.NotContains(t, picture.String(), "NaN", played)
+		require.NoError(t, xml.Unmarshal(picture.Bytes(), new(struct{})), "it is well-formed")
 	}
 	rep := aRun(t, 49*time.Second).report(false)
 	require.Len(t, rep.Verdict, 3)

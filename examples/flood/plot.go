@@ -19,16 +19,21 @@ type plot struct {
 	id                       string
 }
 
-// narrow is the width for phones: there the names of the acts are numbers.
+// The widths of the page, of phones, where the names of the acts are numbers,
+// and of the picture for a README, where they stand on two lines.
 const (
-	wide   = 960.0
-	narrow = 375.0
+	wide    = 960.0
+	narrow  = 375.0
+	picture = 840.0
 )
 
 func newPlot(id, title, describe string, width, height, seconds, y0, y1 float64, log bool) *plot {
 	p := &plot{w: width, h: height, left: 46, right: 8, top: 24, bottom: 26, seconds: seconds, y0: y0, y1: y1, log: log, id: fmt.Sprintf("%s%.0f", id, width)}
-	if width == narrow {
+	switch width {
+	case narrow:
 		p.left, p.right = 44, 4
+	case picture:
+		p.top, p.right = 40, 20
 	}
 	fmt.Fprintf(p, `<svg viewBox="0 0 %.0f %.0f" role="img" aria-labelledby="%s-t %s-d"><title id="%s-t">%s</title><desc id="%s-d">%s</desc>`,
 		p.w, p.h, p.id, p.id, p.id, html.EscapeString(title), p.id, html.EscapeString(describe))
@@ -53,11 +58,14 @@ func (p *plot) acts(acts []actReport) {
 		if i%2 == 0 {
 			fmt.Fprintf(p, `<rect class="band" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, p.x(a.From), p.top, p.x(a.To)-p.x(a.From), p.h-p.top-p.bottom)
 		}
-		name := a.Name
-		if room := p.x(a.To) - p.x(a.From); p.w == narrow || room < 5.4*float64(len(name)) {
+		name, x := a.Name, p.x((a.From+a.To)/2)
+		if first, second, ok := strings.Cut(name, " "); ok && p.w == picture {
+			p.text(x, p.top-24, "act", "middle", first)
+			name = second
+		} else if room := p.x(a.To) - p.x(a.From); p.w != picture && (p.w == narrow || room < 5.4*float64(len(name))) {
 			name = fmt.Sprint(i + 1)
 		}
-		p.text(p.x((a.From+a.To)/2), p.top-8, "act", "middle", name)
+		p.text(x, p.top-8, "act", "middle", name)
 	}
 }
 
