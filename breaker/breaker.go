@@ -9,27 +9,72 @@
 //	mux.Handle("/stock", b.Handler(stock))              // counts the statuses that stock answers with
 //	price, err := breaker.Do(ctx, b, fetchPrice)        // any other call
 //
-// With nothing but a name it opens when half of at least 20 calls within ten
-// seconds failed, or when half of them took longer than ten seconds. It stays
-// open for five seconds, then lets one probe through at a time, and closes
-// after three good ones. Each failed probe doubles the open time, up to a
-// minute.
+// A refusal is an [*OpenError]: it names the breaker, the reason, and when the
+// next probe may go out. To [errors.Is] it is [ErrOpen]. A handler answers 503
+// with Retry-After instead.
 //
-// The state machine is github.com/sony/gobreaker/v2 with its rolling window,
-// and it is told about calls that have ended, never about calls that run: so a
-// call that never comes back can't wedge it, and a ratio is a share of
-// completed calls. What runs beside it is a ring of calls in flight, for those
-// that are slow already, and one atomic word that says whether calls pass.
+// # How it decides
 //
-// A call that passes costs about what gobreaker's own call and a stopwatch cost
-// together (without a slow mark, an eighth more than gobreaker's call alone). It
-// allocates nothing in [Do], and one small value in [Breaker.Handler] and
-// [Breaker.Transport]. A refusal is cheaper than gobreaker's and allocates
-// nothing. A circuit takes about 1.2 KB. Nothing runs in the background, except
-// [Breaker.Run] if you start it.
+// It opens when, among the calls that ended within [Config.Window], too large a
+// share failed or was slow, or when too many failed in a row. A call that is
+// still running past the slow mark counts as slow already: a dependency that
+// hangs opens the circuit before its calls time out. Calls that run are never
+// part of the ratio otherwise.
 //
-// The package does not retry, does not time calls out, and does not limit how
-// many run at once.
+// What a failure is, [DefaultJudge] says, or a Judge of your own: an error, a
+// status of 500 and above, a body that breaks off, a deadline that passed, a
+// panic. A call that its own caller has cancelled counts as nothing.
+//
+// An open circuit refuses until its time is over. Then it is half-open: it lets
+// probes through, one at a time, and closes when enough have succeeded. A probe
+// that fails opens it again, for twice as long. So does one that hangs, whose
+// goroutine ended, or whose done was forgotten, once its lease is over: nothing
+// can keep a circuit half-open. An upstream that asks to wait, with Retry-After,
+// is not probed before.
+//
+// # Defaults, and why
+//
+//   - Half of at least 20 calls in 10 seconds. Fewer calls are too small a sample
+//     for a ratio; a service with little traffic sets ConsecutiveFailures too.
+//   - Slow is 10 seconds, because no one mark suits every dependency. Set
+//     SlowCall to what your callers would still put up with: it opens the circuit
+//     on a dependency that is stuck rather than down.
+//   - Open for 5 seconds, up to a minute, shortened at random by up to a fifth, so
+//     that a fleet doesn't probe in step.
+//   - Three probes, one at a time: one good answer may be luck, and what has just
+//     come back can't take many. With Ramp, traffic then comes back by and by.
+//   - One circuit per host in a Transport, in a Handler one for all. See
+//     [Config.Key] and [Breaker.For] for others. At most MaxKeys are held.
+//
+// # What it costs
+//
+// A call that is let through costs two readings of the monotonic clock and four
+// atomic additions, about 0.6 of gobreaker's own call; without a slow mark, one
+// reading, and a third of it. [Do] allocates nothing, [Breaker.Allow] the
+// function that it returns, and [Breaker.Handler] and [Breaker.Transport] one
+// small value each. A refusal costs half of gobreaker's, and allocates nothing.
+// A circuit takes about 1.4 KB. No goroutine runs, except [Breaker.Run] if you
+// start it. See examples/compare for the figures.
+//
+// # How it is made, and how it fails
+//
+// The state machine is github.com/sony/gobreaker/v2 with its rolling window. It
+// is told about calls that have ended, never about calls that run, and of the
+// successes only of those that can change its state; the others are counted
+// beside it, in the same steps of time, and it asks for their number when it
+// decides. A ring of calls in flight finds those that are slow already, and one
+// atomic word says whether calls pass. No lock is held while code of yours
+// runs, hooks may call the Breaker, and a hook that panics is counted.
+//
+// A Store that shares openings with a fleet is only asked by Run. When it is
+// dead or slow, every process decides for itself, and [Breaker.Conditions] says
+// so.
+//
+// # What it does not do
+//
+// It does not retry: that is package balancer, or a loop of yours, which stops at
+// [ErrOpen]. It does not time calls out, and does not limit how many run at once:
+// that is package degrade. The state is not kept when the process ends.
 package breaker
 
 import (
@@ -107,6 +152,7 @@ type family struct {
 	root *Breaker
 	keys *table
 
+	permits sync.Pool    // of *permit
 	forced  atomic.Int64 // circuits that are forced open or closed
 	dryRun  atomic.Bool
 	inState [numStates]atomic.Int64

@@ -132,14 +132,15 @@ func (b *Breaker) noteSlow(p *period, now int64) {
 	}
 }
 
-// answered notes that the answer has begun: the call is slow, or isn't.
-func (c *call) answered() {
+// answered notes that the answer has begun: the call is slow, or isn't. It
+// returns the time, or 0 if it didn't have to read it.
+func (c *call) answered() (now int64) {
 	c.timed = true
 	p := c.p
 	if p == nil || p.mark == 0 {
-		return
+		return 0
 	}
-	now := p.fam.now()
+	now = p.fam.now()
 	c.slow = now-c.start >= p.mark
 	if c.epoch != 0 && !p.slow.flight.end(c.epoch) {
 		p.landed(now)
@@ -148,6 +149,7 @@ func (c *call) answered() {
 	if c.probe != 0 && !c.slow {
 		c.b.probeAnswered(c)
 	}
+	return now
 }
 
 // end counts how the call ended, once. wait is what the upstream asked for.
@@ -156,8 +158,9 @@ func (c *call) end(v Verdict, wait time.Duration) {
 		return
 	}
 	c.over = true
+	var now int64
 	if !c.timed {
-		c.answered()
+		now = c.answered()
 	}
 	b, p := c.b, c.p
 	switch {
@@ -182,18 +185,34 @@ func (c *call) end(v Verdict, wait time.Duration) {
 	if v == Ignore || b.cur.Load() != p {
 		return
 	}
-	if v == Success {
-		_, _ = p.cb.Execute(succeed)
-	} else {
-		_, _ = p.cb.Execute(fail)
+	if now == 0 {
+		now = b.fam.now()
 	}
+	p.take(v, now)
 	switch {
 	case v == Trip:
 		b.open(p, "a call said so", opening{})
 	case p.tripped.Load():
 		b.open(p, p.why(), opening{})
 	case c.slow:
-		b.noteSlow(p, b.fam.now())
+		b.noteSlow(p, now)
+	}
+}
+
+// take tells p how a call has ended now: gobreaker of every failure, and of the
+// first success after one, which ends the failures in a row. Any other success
+// can't change what gobreaker does; it is only counted, and gobreaker asks for
+// the number when it decides. The order matters: a success that comes after a
+// failure was told must find failing set.
+func (p *period) take(v Verdict, now int64) {
+	if v != Success {
+		_, _ = p.cb.Execute(fail)
+		p.failing.Store(true)
+		return
+	}
+	p.good.add(now)
+	if p.failing.Load() && p.failing.CompareAndSwap(true, false) {
+		_, _ = p.cb.Execute(succeed)
 	}
 }
 

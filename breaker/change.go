@@ -179,7 +179,7 @@ func (b *Breaker) condition(now int64) string {
 	case b.shown == Open:
 		return "open until " + e.Until.UTC().Format(time.TimeOnly+"Z") + ": " + e.Why
 	case b.shown == HalfOpen:
-		return fmt.Sprintf("half-open: %d of %d probes succeeded, %d in flight", p.good, b.fam.cfg.Probes, len(p.probes))
+		return fmt.Sprintf("half-open: %d of %d probes succeeded, %d in flight", p.passed, b.fam.cfg.Probes, len(p.probes))
 	}
 	return "recovering until " + b.fam.at(p.ramp.to).UTC().Format(time.TimeOnly+"Z")
 }

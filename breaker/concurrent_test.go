@@ -120,3 +120,87 @@ func TestNothingIsLostWhenEverythingHappensAtOnce(t *testing.T) {
 	require.LessOrEqual(t, s.Keys, 4)
 	require.Equal(t, breaker.Closed, b.State(), "the circuits are counted right")
 }
+
+// gobreaker is told only of the first success after a failure. However calls
+// fall together, one that comes after a failure must be told.
+func TestASuccessEndsTheFailuresInARowHoweverTheyFellTogether(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{ConsecutiveFailures: 3, FailureRatio: -1})
+	const rounds = 5000
+	var at, over atomic.Int64 // the round that is on; calls that are over
+	var wg sync.WaitGroup
+	for _, outcome := range []error{errDown, nil} {
+		wg.Go(func() {
+			for round := int64(1); round <= rounds; round++ {
+				for at.Load() < round {
+					runtime.Gosched()
+				}
+				_ = try(b, outcome)
+				over.Add(1)
+			}
+		})
+	}
+	for round := int64(1); round <= rounds; round++ {
+		at.Store(round) // one failure and one success, together
+		for over.Load() < 2*round {
+			runtime.Gosched()
+		}
+		_ = try(b, nil)
+		times(b, 2, errDown)
+		_ = try(b, nil)
+	}
+	wg.Wait()
+	require.Zero(t, b.Stats().Opened, "there were never three in a row")
+	times(b, 3, errDown)
+	require.Equal(t, breaker.Open, b.State())
+}
+
+// Successes are counted beside gobreaker: none of them twice, none lost.
+func TestTheWindowHoldsEveryCallOfMany(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{Window: time.Hour})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for i := range 3000 {
+				if i%100 == 0 {
+					_ = try(b, errDown)
+				} else {
+					_ = try(b, nil)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s := b.Stats()
+	require.Equal(t, 8*3000, s.WindowCalls)
+	require.Equal(t, 8*30, s.WindowFailed)
+	require.EqualValues(t, 8*2970, s.Succeeded)
+}
+
+// What Allow hands out is used again. A done that is called late, or twice, must
+// not end another's call.
+func TestADoneThatIsCalledAgainEndsNobodyElsesCall(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{ConsecutiveFailures: 1})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			var old []func(error)
+			for range 500 {
+				done, err := b.Allow(context.Background())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, done := range old {
+					done(errDown)
+				}
+				done(nil)
+				if old = append(old, done); len(old) > 8 {
+					old = old[1:]
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.EqualValues(t, 8*500, b.Stats().Succeeded)
+	require.Zero(t, b.Stats().Failed)
+}

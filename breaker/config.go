@@ -100,7 +100,7 @@ type Config struct {
 
 	// MaxKeys bounds how many circuits are held. When there are more keys, the
 	// one unused for longest is forgotten, one that is closed before one that
-	// isn't. Default 10,000, which is about 12 MB.
+	// isn't. Default 10,000, which is about 14 MB.
 	MaxKeys int
 
 	// Fallback answers the requests that [Breaker.Handler] refuses. Retry-After

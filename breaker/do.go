@@ -51,20 +51,32 @@ func (b *Breaker) Allow(ctx context.Context) (done func(error), err error) {
 	if no := c.enter(b, 0); no != nil {
 		return nil, no
 	}
-	a := &allowed{ctx: ctx, c: c}
-	return a.done, nil
-}
-
-type allowed struct {
-	ctx  context.Context
-	c    call
-	over atomic.Bool // done may be called twice, even at once
-}
-
-func (a *allowed) done(err error) {
-	if a.over.CompareAndSwap(false, true) {
-		a.c.finish(a.ctx, err)
+	p, _ := b.fam.permits.Get().(*permit)
+	if p == nil {
+		p = new(permit)
 	}
+	p.c, p.ctx = c, ctx
+	use := p.use.Load()
+	return func(err error) { p.done(use, err) }, nil
+}
+
+// A permit is a call that [Breaker.Allow] let through. It is used again when
+// its call is done, so that Allow allocates no more than the function that it
+// returns; one whose done is forgotten is garbage.
+type permit struct {
+	c   call
+	ctx context.Context
+	use atomic.Uint64 // how often it was used: a done of an earlier use does nothing
+}
+
+func (p *permit) done(use uint64, err error) {
+	if !p.use.CompareAndSwap(use, use+1) { // done may be called twice, even at once
+		return
+	}
+	f := p.c.b.fam
+	p.c.finish(p.ctx, err)
+	p.c, p.ctx = call{}, nil
+	f.permits.Put(p)
 }
 
 // finish ends a call that returned err.

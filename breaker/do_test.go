@@ -106,6 +106,10 @@ func TestAJudgeThatPanicsFailsTheCall(t *testing.T) {
 func TestNothingAllocatesOnTheWay(t *testing.T) {
 	b := breaker.MustNew(breaker.Config{})
 	require.Zero(t, testing.AllocsPerRun(100, func() { _ = try(b, nil) }), "Do")
+	require.LessOrEqual(t, testing.AllocsPerRun(100, func() {
+		done, _ := b.Allow(context.Background())
+		done(nil)
+	}), 1.0, "Allow: done itself")
 	b.ForceOpen(0, "")
 	require.Zero(t, testing.AllocsPerRun(100, func() { _ = try(b, nil) }), "forced open")
 

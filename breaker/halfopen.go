@@ -51,7 +51,7 @@ func (c *call) probeLocked(now int64) *OpenError {
 // configured, and no more in all than are needed.
 func (p *period) hasRoom() bool {
 	cfg := &p.fam.cfg
-	return len(p.probes) < cfg.ProbesAtOnce && len(p.probes)+int(p.good) < cfg.Probes
+	return len(p.probes) < cfg.ProbesAtOnce && len(p.probes)+int(p.passed) < cfg.Probes
 }
 
 // shutLocked sets the gate of a half-open period: to the end of the first lease
@@ -112,7 +112,7 @@ func (b *Breaker) settleLocked(id uint32, v Verdict, now int64, why string, wait
 		}
 	default:
 		_, _ = p.cb.Execute(succeed)
-		p.good++
+		p.passed++
 		if p.cb.State() == gobreaker.StateClosed {
 			b.closeLocked(p, now)
 			return p
@@ -125,8 +125,9 @@ func (b *Breaker) settleLocked(id uint32, v Verdict, now int64, why string, wait
 // closeLocked follows gobreaker into its closed state. b.mu is held.
 func (b *Breaker) closeLocked(p *period, now int64) {
 	p.state, p.probes, b.closed = Closed, nil, now
-	why := fmt.Sprintf("%d probes succeeded", p.good)
-	if p.good == 1 {
+	p.good.reset(now, int64(b.fam.cfg.Window/steps))
+	why := fmt.Sprintf("%d probes succeeded", p.passed)
+	if p.passed == 1 {
 		why = "a probe succeeded"
 	}
 	if d := int64(b.fam.cfg.Ramp); d > 0 {

@@ -57,9 +57,8 @@ func (e *OpenError) RetryAfter() time.Duration {
 func (p *period) tooSlowLocked(w *slowWindow, now int64) string {
 	cfg := &p.fam.cfg
 	slow, late := w.sums(now)
-	p.cb.State() // rolls the window, which Counts alone does not
-	c := p.cb.Counts()
-	all := max(c.TotalSuccesses+c.TotalFailures, slow) + late
+	calls, _ := p.ended(now)
+	all := max(calls, slow) + late
 	if int64(all) < int64(cfg.MinCalls) || float64(slow+late)/float64(all) < cfg.SlowRatio {
 		return ""
 	}

@@ -27,9 +27,12 @@ type period struct {
 	mark    int64                     // Config.SlowCall
 	shift   uint                      // epochs of slow.flight are 1<<shift nanoseconds
 	tripped atomic.Bool               // cb opened by itself; set under its lock
+	failing atomic.Bool               // cb's last call was a failure; set after it
 	_       [8]byte
 
-	slow slowCalls // written by every call
+	// Written by every call.
+	good goodCalls
+	slow slowCalls
 
 	counts gobreaker.Counts // why cb opened; written before tripped is set
 
@@ -37,7 +40,7 @@ type period struct {
 	state   State // Closed, HalfOpen or Open; what cb says
 	opening bool  // cb is being opened on purpose
 	probes  []probe
-	good    int32  // probes that succeeded
+	passed  int32  // probes that succeeded
 	nextID  uint32 // of a probe
 	ramp    ramp   // written before the gate says gateRamp, and never again
 }
@@ -71,14 +74,15 @@ func newPeriod(f *family, openFor time.Duration) *period {
 	p := &period{fam: f, mark: int64(f.cfg.SlowCall), shift: flightShift(f.cfg.SlowCall)}
 	p.cb = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         f.cfg.Name,
-		Interval:     f.cfg.Window,
-		BucketPeriod: f.cfg.Window / 10,
+		Interval:     f.cfg.Window / steps * steps,
+		BucketPeriod: f.cfg.Window / steps,
 		// Its open state ends after Timeout has passed, ours when it has.
 		Timeout:       openFor - time.Nanosecond,
 		MaxRequests:   uint32(f.cfg.Probes),
 		ReadyToTrip:   p.readyToTrip,
 		OnStateChange: p.onStateChange,
 	})
+	p.good.reset(f.now(), int64(f.cfg.Window/steps))
 	return p
 }
 
@@ -92,17 +96,18 @@ func newOpenPeriod(f *family, openFor time.Duration) *period {
 }
 
 // readyToTrip is gobreaker's question after each failure. It runs under
-// gobreaker's lock. Requests is left alone: the share is that of calls that
-// ended.
+// gobreaker's lock. The share is that of calls that ended, so Requests is left
+// alone, and so are its successes, of which it was told only some.
 func (p *period) readyToTrip(c gobreaker.Counts) bool {
 	if p.opening {
 		return true
 	}
 	cfg := &p.fam.cfg
-	ended := c.TotalSuccesses + c.TotalFailures
+	c.TotalSuccesses = p.good.sum(p.fam.now())
+	ended := uint64(c.TotalSuccesses) + uint64(c.TotalFailures)
 	switch {
 	case cfg.ConsecutiveFailures > 0 && int64(c.ConsecutiveFailures) >= int64(cfg.ConsecutiveFailures):
-	case cfg.FailureRatio > 0 && int64(ended) >= int64(cfg.MinCalls) &&
+	case cfg.FailureRatio > 0 && ended >= uint64(cfg.MinCalls) &&
 		float64(c.TotalFailures)/float64(ended) >= cfg.FailureRatio:
 	default:
 		return false

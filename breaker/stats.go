@@ -100,9 +100,15 @@ func (p *period) window(now int64) (calls, failed, slow int) {
 		ended, late = p.slow.window.sums(now)
 	}
 	p.slow.mu.Unlock()
+	all, bad := p.ended(now)
+	return int(all + late), int(bad), int(ended + late)
+}
+
+// ended returns how many calls of the window have ended, and how many failed.
+func (p *period) ended(now int64) (calls, failed uint32) {
 	p.cb.State() // rolls the window, which Counts alone does not
-	c := p.cb.Counts()
-	return int(c.TotalSuccesses + c.TotalFailures + late), int(c.TotalFailures), int(ended + late)
+	failed = p.cb.Counts().TotalFailures
+	return p.good.sum(now) + failed, failed
 }
 
 // Collect emits the breaker's metrics, in the shape that package health and

@@ -82,6 +82,7 @@ func guards(t testing.TB, open bool) []rival {
 		bare.OpenCircuit(ctx)
 		require.Equal(t, gobreaker.StateOpen, gb.State())
 		require.Equal(t, breaker.Open, ours.State())
+		require.Equal(t, breaker.Open, noClock.State())
 	}
 	return []rival{
 		{"bare call", func() { _, _ = work() }},
@@ -101,6 +102,11 @@ func guards(t testing.TB, open bool) []rival {
 		{"spillway Do, no slow mark", func() { _, _ = breaker.Do(ctx, noClock, workCtx) }},
 		{"spillway Allow", func() {
 			if done, err := ours.Allow(ctx); err == nil {
+				done(nil)
+			}
+		}},
+		{"spillway Allow, no slow mark", func() {
+			if done, err := noClock.Allow(ctx); err == nil {
 				done(nil)
 			}
 		}},
@@ -184,36 +190,71 @@ func measure(rivals []rival, workers int) (least, median []float64) {
 	return least, median
 }
 
-func table(t *testing.T, title string, rivals []rival, base string) map[string][2]float64 {
+// A figure is what a call costs, in nanoseconds and in calls of the base, on one
+// core and on two.
+type figure struct{ ns, x [2]float64 }
+
+func table(t *testing.T, title string, rivals []rival, base string) map[string]figure {
 	at := slices.IndexFunc(rivals, func(r rival) bool { return r.name == base })
 	one, oneMid := measure(rivals, 1)
 	two, twoMid := measure(rivals, 2)
-	ratios := make(map[string][2]float64)
+	all := make(map[string]figure)
 	var out strings.Builder
 	fmt.Fprintf(&out, "\n%-30s %18s %6s %18s %6s %7s\n", title, "1 core ns (median)", "x", "2 cores ns", "x", "allocs")
 	for i, r := range rivals {
-		ratios[r.name] = [2]float64{one[i] / one[at], two[i] / two[at]}
+		all[r.name] = figure{[2]float64{one[i], two[i]}, [2]float64{one[i] / one[at], two[i] / two[at]}}
 		fmt.Fprintf(&out, "%-30s %9.0f (%6.0f) %6.2f %9.0f (%6.0f) %6.2f %7.0f\n", r.name,
 			one[i], oneMid[i], one[i]/one[at], two[i], twoMid[i], two[i]/two[at], testing.AllocsPerRun(1000, r.call))
 	}
 	t.Log(out.String())
-	return ratios
+	return all
 }
 
 const base = "gobreaker Execute, rolling"
 
+// TestFiguresClosed says what a call costs that is let through and succeeds,
+// which is most of what a breaker ever does.
+//
+// Of gobreaker's call three quarters are two readings of time.Now, and the rest
+// is its mutex, twice. Package breaker reads the clock twice as well, for the
+// slow mark, but the monotonic one alone, which is half of time.Now; the
+// remaining third of its call are four atomic additions and Do itself. What
+// was tried before: gobreaker's Execute for each call that has ended, which
+// alone is the 1.0 that everything is compared with, came to 1.6 with the slow
+// mark and 1.1 without (gobreaker timed by hand is 1.6, too); its two-step form
+// allocates and costs a quarter more than Execute. So gobreaker is now told only
+// of what can change its state: each failure, and the first success after it.
+//
+// Like is compared with like. failsafe-go's executor calls a function, as Do
+// does. Its permits know neither errors nor how long a call took, nor whether it
+// was told twice: beside them is Allow without a slow mark, although that
+// allocates a function to be called when done.
 func TestFiguresClosed(t *testing.T) {
 	if !*figures {
 		t.Skip("measures for some tens of seconds: run with -figures")
 	}
-	table(t, "closed, the call succeeds", guards(t, false), base)
+	all := table(t, "closed, the call succeeds", guards(t, false), base)
+	for on, cores := range []string{"one core", "two cores"} {
+		do := all["spillway Do"]
+		require.LessOrEqual(t, do.x[on], 1.5, "gobreaker's own call, on %s", cores)
+		for _, rival := range []string{"failsafe-go executor", "cep21/circuit as it comes", "cep21/circuit, no timeout", "sentinel-golang"} {
+			require.Less(t, do.ns[on], all[rival].ns[on], "%s on %s", rival, cores)
+		}
+		require.Less(t, all["spillway Allow, no slow mark"].ns[on], all["failsafe-go permit"].ns[on], cores)
+	}
 }
 
 func TestFiguresOpen(t *testing.T) {
 	if !*figures {
 		t.Skip("measures for some tens of seconds: run with -figures")
 	}
-	table(t, "open, the call is refused", guards(t, true), base)
+	all := table(t, "open, the call is refused", guards(t, true), base)
+	for on, cores := range []string{"one core", "two cores"} {
+		for _, ours := range []string{"spillway Do", "spillway Allow"} {
+			require.Less(t, all[ours].ns[on], 200.0, "%s on %s", ours, cores)
+			require.LessOrEqual(t, all[ours].x[on], 1.0, "%s on %s", ours, cores)
+		}
+	}
 }
 
 // TestFiguresHTTP says what a handler and a transport cost, on top of a stub.
@@ -280,7 +321,7 @@ func TestFiguresHosts(t *testing.T) {
 	}
 	perHost := (heap() - before) / hosts
 	t.Logf("%d hosts: %.0f bytes each, %.0f MiB in all", b.Stats().Keys, perHost, perHost*hosts/(1<<20))
-	require.Less(t, perHost, 1500.0, "package breaker says 1.2 KB and about")
+	require.Less(t, perHost, 1500.0, "package breaker says 1.4 KB and about")
 }
 
 type roundTrip func(*http.Request) (*http.Response, error)
