@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 )
 
 // A table holds the buckets of many keys: for each, the hash of the key and
@@ -15,6 +16,9 @@ import (
 // The table is cut into shards by the top bits of the hash. Each shard is a
 // small open-addressing array, linear probing, at most four fifths full, that
 // grows by rehashing itself alone: a few thousand slots, tens of microseconds.
+// Probing starts at the beginning of a line of the processor's cache, so that
+// a decision about one key among millions fetches one line from memory, seldom
+// two: with one rate, four slots fill a line.
 //
 // Writing goes by these rules:
 //
@@ -52,6 +56,7 @@ type slots struct {
 	words []atomic.Uint64
 	n     int
 	width int
+	mask  int // slots to a cache line, less one; 0 where they do not fit evenly
 }
 
 const (
@@ -59,6 +64,7 @@ const (
 	shardKeys = 4096 // about how many keys a shard holds when the table is full
 	maxShards = 1 << 14
 	minSlots  = 8
+	lineWords = 64 / 8 // of a cache line, on most processors
 )
 
 func newTable(rates, maxKeys int) *table {
@@ -93,9 +99,10 @@ func (s *slots) find(h uint64) int {
 	}
 }
 
-// home spreads the low half of h over the slots; the high bits chose the shard.
+// home returns the word index of the slot where probing for h starts, the first
+// of a cache line. It spreads the low half of h; the high bits chose the shard.
 func (s *slots) home(h uint64) int {
-	return int(uint64(uint32(h))*uint64(s.n)>>32) * s.width
+	return int(uint64(uint32(h))*uint64(s.n)>>32) &^ s.mask * s.width
 }
 
 // past reports whether the n due times from word index i are over.
@@ -302,9 +309,15 @@ func (t *table) rehashLocked(sh *shard, now int64) {
 }
 
 // newSlots makes n slots, and as many more as fit into what the allocator
-// hands out for them anyway.
+// hands out for them anyway. The first is at the start of a cache line.
 func newSlots(n, width int) *slots {
-	words := append([]atomic.Uint64(nil), make([]atomic.Uint64, n*width)...)
-	words = words[:cap(words)/width*width]
-	return &slots{words: words, n: len(words) / width, width: width}
+	words := append([]atomic.Uint64(nil), make([]atomic.Uint64, n*width+lineWords-1)...)
+	words = words[:cap(words)]
+	words = words[-uintptr(unsafe.Pointer(&words[0]))/8%lineWords:]
+	n = len(words) / width
+	s := &slots{words: words[:n*width], n: n, width: width}
+	if lineWords%width == 0 {
+		s.mask = lineWords/width - 1
+	}
+	return s
 }
