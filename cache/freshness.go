@@ -14,26 +14,74 @@ const (
 	maxHeuristic      = 24 * time.Hour
 )
 
-// parseDate parses an HTTP-date in any of its three forms. RFC 9111 §4.2 wants
-// names and zone matched in any case, and any zone but GMT refused.
+// The three forms of an HTTP-date (RFC 9110 §5.6.7): "0" stands for a digit,
+// "a" for a letter.
+const (
+	shapeIMF     = "aaa, 00 aaa 0000 00:00:00 aaa"
+	shapeRFC850  = ", 00-aaa-00 00:00:00 aaa" // after the day's name
+	shapeAsctime = "aaa aaa 00 00:00:00 0000"
+)
+
+const rfc850 = "Monday, 02-Jan-06 15:04:05 GMT"
+
+// parseDate parses an HTTP-date in any of its three forms, and nothing that
+// only looks like one. RFC 9111 §4.2 wants names and zone matched in any case,
+// and any zone but GMT refused.
 func parseDate(s string, now time.Time) (time.Time, bool) {
 	s = strings.Trim(s, " \t")
-	if len(s) < len("Mon Jan  2 15:04:05 2006") || len(s) > 64 {
+	layout := time.ANSIC
+	switch comma := strings.IndexByte(s, ','); {
+	case hasShape(s, shapeIMF):
+		layout = http.TimeFormat
+	case comma > 0 && hasShape(s[comma:], shapeRFC850):
+		layout = rfc850
+	case !hasShape(s, shapeAsctime):
 		return time.Time{}, false
 	}
-	if i := len(s) - 3; strings.EqualFold(s[i:], "GMT") && s[i:] != "GMT" {
-		s = s[:i] + "GMT"
+	if zone := len(s) - len("GMT"); layout != time.ANSIC && s[zone:] != "GMT" {
+		if !strings.EqualFold(s[zone:], "GMT") {
+			return time.Time{}, false
+		}
+		s = s[:zone] + "GMT"
 	}
-	if t, err := time.Parse(http.TimeFormat, s); err == nil {
-		return t.UTC(), true
+	leap := time.Duration(0)
+	if i := strings.LastIndexByte(s, ':') + 1; s[i:i+2] == "60" {
+		s, leap = s[:i]+"59"+s[i+2:], time.Second
 	}
-	if t, err := time.Parse("Monday, 02-Jan-06 15:04:05 GMT", s); err == nil {
-		return centuryOf(t.UTC(), now), true
+	t, err := time.Parse(layout, s)
+	if err != nil {
+		return time.Time{}, false
 	}
-	if t, err := time.Parse(time.ANSIC, s); err == nil {
-		return t.UTC(), true
+	t = t.UTC().Add(leap)
+	if layout == rfc850 {
+		t = centuryOf(t, now)
 	}
-	return time.Time{}, false
+	return t, true
+}
+
+// hasShape reports whether s looks like shape. Where that has the first digit
+// of a day, asctime writes a space.
+func hasShape(s, shape string) bool {
+	if len(s) != len(shape) {
+		return false
+	}
+	for i := range len(s) {
+		switch c := shape[i]; c {
+		case '0':
+			if !isDigit(s[i]) && (s[i] != ' ' || shape != shapeAsctime || i != len("aaa aaa ")) {
+				return false
+			}
+		case 'a':
+			if !isAlpha(s[i]) {
+				return false
+			}
+		default:
+			if s[i] != c {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // centuryOf corrects the century of a date with a two-digit year: one that
