@@ -109,7 +109,7 @@ func (e *entry) learn(d *directives, wall time.Time) {
 	if t, ok := singleDate(e.field("Last-Modified"), wall); ok {
 		e.modified = t
 	}
-	e.rules.noCache = d.noCache
+	e.rules.noCache, e.rules.saysStale = d.noCache, d.staleIfEr.set
 	e.rules.mustRevalidate = d.mustRevalidate || e.rules.shared && d.proxyRevalidate
 	e.swr, e.sie = d.staleWhileRevalidate.value(), d.staleIfEr.value()
 	if e.rules.mustRevalidate || e.rules.noCache {
@@ -133,14 +133,37 @@ func (e *entry) clone() *entry {
 	}
 }
 
+// disconnectedStale is how long past its life a response that does not say
+// may be used when the origin can't be reached.
+const disconnectedStale = time.Hour
+
 // staleIfError reports whether e may be used although it is stale, when the
-// origin has failed (RFC 5861 §4, RFC 9111 §4.2.4).
-func (c *Cache) staleIfError(e *entry, now time.Duration) bool {
+// origin has answered with status, an error, or 0 if it could not even be
+// asked (RFC 5861 §4, RFC 9111 §4.2.4).
+func (c *Cache) staleIfError(e *entry, status int, now time.Duration) bool {
 	past := e.staleness(now)
-	if e.rules.noCache {
+	switch {
+	case e.rules.noCache:
 		return false
+	case past <= 0 || past <= e.sie:
+		return true
+	case e.rules.mustRevalidate:
+		return false
+	case c.cfg.StaleIfError != 0:
+		return past <= c.cfg.StaleIfError
 	}
-	return past <= 0 || past <= e.sie || !e.rules.mustRevalidate && past <= c.cfg.StaleIfError
+	// §4.2.4 lets a cache that is disconnected do so, and §4.3.3 makes a 5xx
+	// as good as no answer. But 500 is the origin's own word.
+	return !e.rules.saysStale && status != http.StatusInternalServerError && past <= disconnectedStale
+}
+
+// staleWindow is how long past its life some entry may be of use.
+func (c *Cache) staleWindow() time.Duration {
+	d := c.cfg.StaleIfError
+	if d == 0 {
+		d = disconnectedStale
+	}
+	return max(d, c.cfg.StaleWhileRevalidate, time.Minute)
 }
 
 // staleWhileRevalidate reports whether e may be used although it is stale,

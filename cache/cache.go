@@ -85,7 +85,10 @@ type Config struct {
 	// while a new one is fetched in the background (RFC 5861). A longer time
 	// that the response itself gives counts. Responses with no-cache,
 	// must-revalidate, proxy-revalidate or s-maxage are not affected (RFC 9111
-	// §4.2.4). Zero means as the response says.
+	// §4.2.4). Zero means as the response says, but that one which does not
+	// mention stale-if-error stands in for up to an hour when the origin can't
+	// be reached: after 502, 503 or 504 (RFC 9111 §4.2.4, §4.3.3). A negative
+	// StaleIfError means no more than the response says.
 	StaleIfError, StaleWhileRevalidate time.Duration
 
 	// Targets lists the header fields that go before Cache-Control, the most
@@ -280,7 +283,7 @@ func (cfg *Config) validate() error {
 	for _, d := range []struct {
 		field string
 		d     time.Duration
-	}{{"TTL", cfg.TTL}, {"StaleIfError", cfg.StaleIfError}, {"StaleWhileRevalidate", cfg.StaleWhileRevalidate}, {"StoreTimeout", cfg.StoreTimeout}} {
+	}{{"TTL", cfg.TTL}, {"StaleWhileRevalidate", cfg.StaleWhileRevalidate}, {"StoreTimeout", cfg.StoreTimeout}} {
 		if d.d < 0 {
 			bad(d.field, "is %v, must not be negative", d.d)
 		}

@@ -79,7 +79,7 @@ func encodeEntry(e *entry, c *Cache) []byte {
 	w.int(int64(e.status))
 	w.fields(e.fields)
 	w.fields(e.trailer)
-	w.bools(e.part, e.rules.noCache, e.rules.mustRevalidate, e.rules.heuristic, e.rules.shared)
+	w.bools(e.part, e.rules.noCache, e.rules.mustRevalidate, e.rules.heuristic, e.rules.shared, e.rules.saysStale)
 	w.int(e.start)
 	w.int(e.total)
 	w.int(int64(len(e.vary)))
@@ -199,7 +199,7 @@ func (c *Cache) decodeEntry(b []byte) (*entry, error) {
 	e.fields, e.trailer = r.fields(), r.fields()
 	flags := r.bools()
 	e.part = flags[0]
-	e.rules = rules{noCache: flags[1], mustRevalidate: flags[2], heuristic: flags[3], shared: flags[4]}
+	e.rules = rules{noCache: flags[1], mustRevalidate: flags[2], heuristic: flags[3], shared: flags[4], saysStale: flags[5]}
 	e.start, e.total = r.int(), r.int()
 	if n := r.count(); n > 0 {
 		e.vary = make([]varyField, 0, min(n, 64))

@@ -61,6 +61,7 @@ type entry struct {
 type rules struct {
 	noCache        bool // only after validation
 	mustRevalidate bool // never stale, for this kind of cache
+	saysStale      bool // it has a stale-if-error of its own
 	heuristic      bool // its life is a guess
 	shared         bool // it is in a shared cache
 }

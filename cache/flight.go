@@ -198,7 +198,7 @@ func (f *flight) respond(status int, h, outer http.Header) (action, *entry, Resu
 		f.settle(e, e.staleness(now) > 0 || e.rules.noCache)
 		return actReply, e, Revalidated, reasonNone
 	}
-	if f.stale != nil && !f.stale.part && serverError(status) && !f.strict && c.staleIfError(f.stale, now) {
+	if f.stale != nil && !f.stale.part && serverError(status) && !f.strict && c.staleIfError(f.stale, status, now) {
 		c.failedOver.Store(max(1, int64(now)))
 		f.settle(f.stale, false)
 		return actReply, f.stale, Stale, reasonNone

@@ -296,8 +296,23 @@ var rules = []rule{
 	{section: "9111 §4.2.3", says: "the larger of Date and Age counts", steps: two("Cache-Control: max-age=60|Date: {-10s}|Age: 70", "origin")},
 	{section: "9111 §4.2.3", says: "a Date in the future does not make it younger", steps: []step{
 		{say: "Cache-Control: max-age=60|Date: {10m}", want: "origin"}, {wait: 61 * sec, want: "origin"}}},
-	{section: "9111 §4.2.4", says: "no stale response without permission", steps: []step{
+	{section: "9111 §4.2.4", says: "no stale response without permission", cfg: cache.Config{StaleIfError: -1}, steps: []step{
 		{say: "Cache-Control: max-age=1", want: "origin"}, {wait: 2 * sec, status: 503, want: "origin", code: 503}}},
+	{section: "9111 §4.2.4", says: "a stale response stands in for an origin that can't be reached", steps: []step{
+		{say: "Cache-Control: max-age=1", want: "origin"},
+		{wait: 2 * sec, status: 502, want: "origin", code: 200, has: "Age: 2|Cache-Status: Spillway; fwd=stale; fwd-status=502; detail=stale-if-error"},
+		{status: 503, want: "origin", code: 200}, {wait: 59 * mid, status: 504, want: "origin", code: 200},
+		{wait: 2 * mid, status: 504, want: "origin", code: 504}}},
+	{section: "9111 §4.2.4", says: "an origin that says 500 can be reached", steps: []step{
+		{say: "Cache-Control: max-age=1", want: "origin"}, {wait: 2 * sec, status: 500, want: "origin", code: 500}}},
+	{section: "9111 §4.2.4", says: "what it says of stale-if-error itself goes before", steps: []step{
+		{say: "Cache-Control: max-age=1, stale-if-error=1", want: "origin"}, {wait: 3 * sec, status: 503, want: "origin", code: 503}}},
+	{section: "9111 §4.2.4", says: "no stale response for who asks for a fresh one", steps: []step{
+		{say: "Cache-Control: max-age=1", want: "origin"}, {wait: 2 * sec, ask: "Cache-Control: max-age=9", status: 503, want: "origin", code: 503}}},
+	{section: "9111 §4.2.4", says: "must-revalidate forbids stale when disconnected, too", steps: []step{
+		{say: "Cache-Control: max-age=1, must-revalidate", want: "origin"}, {wait: 2 * sec, status: 502, want: "origin", code: 502}}},
+	{section: "9111 §4.2.4", says: "s-maxage forbids stale when disconnected, too", steps: []step{
+		{say: "Cache-Control: s-maxage=1", want: "origin"}, {wait: 2 * sec, status: 502, want: "origin", code: 502}}},
 	{section: "9111 §4.2.4", says: "must-revalidate forbids stale", cfg: cache.Config{StaleIfError: hour}, steps: []step{
 		{say: "Cache-Control: max-age=1, must-revalidate, stale-if-error=60", want: "origin"}, {wait: 2 * sec, status: 503, want: "origin", code: 503}}},
 	{section: "9111 §4.2.4", says: "proxy-revalidate forbids stale", cfg: cache.Config{StaleIfError: hour}, steps: []step{

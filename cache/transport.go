@@ -165,7 +165,7 @@ func (t *transport) call(f *flight, out *http.Request, got func(*http.Response, 
 	resp, err := t.next.RoundTrip(out)
 	if err != nil {
 		now := c.now()
-		if f.stale != nil && !f.strict && f.ctx.Err() == nil && c.staleIfError(f.stale, now) {
+		if f.stale != nil && !f.strict && f.ctx.Err() == nil && c.staleIfError(f.stale, 0, now) {
 			c.failedOver.Store(max(1, int64(now)))
 			f.settle(f.stale, false)
 			f.end(nil, nil)
