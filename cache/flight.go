@@ -66,7 +66,7 @@ func (c *Cache) newFlight(ctx context.Context, r *http.Request, l *lookup, key s
 	f := &flight{
 		c: c, shard: c.shard(hash), key: key, hash: hash, shared: shared, method: r.Method,
 		header: r.Header, auth: l.authorized, cookie: len(r.Header["Cookie"]) > 0,
-		strict: l.cc.noCache || l.cc.maxAge >= 0 || l.cc.minFresh >= 0,
+		strict: l.strict(),
 		stale:  stale, started: c.now(), refs: 1, ready: make(chan struct{}), detached: others,
 	}
 	if !others {

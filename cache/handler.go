@@ -114,7 +114,7 @@ func (h *handler) miss(w http.ResponseWriter, r *http.Request, l lookup, key str
 			return
 		}
 		if l.head {
-			h.head(w, r, key, hash, now)
+			h.head(w, r, &l, e, key, hash, now)
 			return
 		}
 		if e == nil && plain {
@@ -141,7 +141,7 @@ func (h *handler) miss(w http.ResponseWriter, r *http.Request, l lookup, key str
 // stale answers from e if that is allowed although it is stale.
 func (h *handler) stale(w http.ResponseWriter, r *http.Request, l *lookup, e *entry, key string, now time.Duration) bool {
 	c := h.c
-	background := !l.cc.noCache && l.cc.maxAge < 0 && l.cc.minFresh < 0 && c.staleWhileRevalidate(e, now)
+	background := !l.strict() && c.staleWhileRevalidate(e, now)
 	if !background && !l.takesStale(e, now) {
 		return false
 	}

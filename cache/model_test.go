@@ -207,8 +207,11 @@ func (m *model) receive(chosen *kept, k *kept) {
 	m.stored = append(m.stored, k)
 }
 
-// confirm is §4.3.4 with §3.2.
+// confirm is §4.3.4 with §3.2, for a 304 without Etag.
 func (m *model) confirm(k *kept, request, h http.Header, requestTime, responseTime time.Time) {
+	if v := h.Get("Last-Modified"); v != "" && v != k.header.Get("Last-Modified") {
+		return // it identifies another representation
+	}
 	for name, v := range h {
 		if name != "Content-Length" {
 			k.header[name] = v

@@ -15,7 +15,7 @@ import (
 // completes reports whether e, a part, can be made whole by asking for the
 // rest.
 func (e *entry) completes() bool {
-	return e.part && e.start == 0 && e.size > 0 && e.size < e.total && strongTag(e.etag)
+	return e.part && e.start == 0 && e.size > 0 && e.size < e.total && e.strongValidator() != nil
 }
 
 // askRest makes a request ask for what follows e, on condition that it is
@@ -24,14 +24,17 @@ func (e *entry) askRest(h http.Header) {
 	h.Del("If-None-Match")
 	h.Del("If-Modified-Since")
 	h["Range"] = []string{"bytes=" + formatInt(e.size) + "-"}
-	h["If-Range"] = []string{e.etag}
+	h["If-Range"] = e.strongValidator()
 }
 
 // finishes reports whether a 206 is the rest that askRest asked for.
 func (e *entry) finishes(h http.Header) bool {
 	start, end, total, ok := parseContentRange(h["Content-Range"])
-	return ok && start == e.size && end == total-1 && total == e.total &&
-		slices.Equal(h["Etag"], []string{e.etag})
+	name := "Etag"
+	if e.etag == "" {
+		name = "Last-Modified"
+	}
+	return ok && start == e.size && end == total-1 && total == e.total && slices.Equal(h[name], e.strongValidator())
 }
 
 // complete returns the whole of which f.stale is the start and the response
@@ -59,7 +62,7 @@ func (f *flight) complete(h, outer http.Header, now time.Duration) (*entry, reas
 // the same whole. It returns e alone if they do not touch.
 func (e *entry) joined(old *entry) *entry {
 	if old == nil || !old.part || old.total != e.total || e.total < 0 ||
-		!strongTag(e.etag) || old.etag != e.etag ||
+		e.strongValidator() == nil || !slices.Equal(e.strongValidator(), old.strongValidator()) ||
 		old.start > e.start+e.size || e.start > old.start+old.size {
 		return e
 	}

@@ -191,13 +191,26 @@ func (h *handler) keepPost(r *http.Request, status int, hd, outer http.Header, s
 
 // head passes a HEAD request on, and updates the stored answers to GET from
 // what it says (RFC 9111 §4.3.5).
-func (h *handler) head(w http.ResponseWriter, r *http.Request, key string, hash uint64, now time.Duration) {
+func (h *handler) head(w http.ResponseWriter, r *http.Request, l *lookup, e *entry, key string, hash uint64, now time.Duration) {
 	outer := w.Header().Clone()
-	h.watch(w, r, Miss, reasonNone, "uri-miss", func(status int, hd http.Header) {
+	h.watch(w, r, Miss, reasonNone, h.c.missed(l, e, key, hash), func(status int, hd http.Header) {
 		if status == http.StatusOK {
 			h.c.updateFromHead(r, hd, outer, key, hash, now, true)
 		}
 	})
+}
+
+// missed says why a HEAD request that finds e goes to the origin.
+func (c *Cache) missed(l *lookup, e *entry, key string, hash uint64) string {
+	switch {
+	case e != nil && l.strict():
+		return "request"
+	case e != nil:
+		return "stale"
+	case c.known(key, hash):
+		return "vary-miss"
+	}
+	return "uri-miss"
 }
 
 // updateFromHead puts the header of an answer to HEAD over the stored answer

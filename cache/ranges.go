@@ -137,7 +137,27 @@ func (l *lookup) rangeApplies(e *entry, now time.Time) bool {
 		return strongTag(v) && v == e.etag
 	}
 	t, ok := parseDate(v, now)
-	return ok && t.Equal(e.modified) && e.date.Sub(e.modified) >= time.Minute
+	return ok && e.strongDate() && t.Equal(e.modified)
+}
+
+// strongDate reports whether the Last-Modified of e is a strong validator: the
+// origin's clock has moved on since, so that it would have shown a change
+// (RFC 9110 §8.8.2.2).
+func (e *entry) strongDate() bool {
+	return !e.modified.IsZero() && e.date.Sub(e.modified) >= time.Minute
+}
+
+// strongValidator returns what tells e from every other version of it: a
+// strong entity-tag, or without any entity-tag a strong date. It is what may
+// come in If-Range (RFC 9110 §13.1.5).
+func (e *entry) strongValidator() []string {
+	switch {
+	case strongTag(e.etag):
+		return []string{e.etag}
+	case e.field("Etag") == nil && e.strongDate():
+		return e.field("Last-Modified")[:1:1]
+	}
+	return nil
 }
 
 // takeRange notes which bytes a 206 has. Its body must come as one part.

@@ -234,3 +234,43 @@ func TestAStaleResponseIsConfirmedAndThenCut(t *testing.T) { // RFC 9111 §4.3.2
 	require.Equal(t, "01", w.Body.String())
 	require.Equal(t, `"a"`, o.request().Header.Get("If-None-Match"))
 }
+
+func TestPartsAreOfOneWholeIfAStrongDateSaysSo(t *testing.T) { // RFC 9110 §8.8.2.2, §13.1.5
+	for _, ago := range []time.Duration{time.Hour, time.Second} {
+		modified := time.Now().Add(-ago)
+		o := newOrigin()
+		o.serve = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			http.ServeContent(w, r, "f.txt", modified, strings.NewReader(digits))
+		}
+		h := cache.MustNew(cache.Config{}).Handler(o)
+		get(h, page, "Range", "bytes=0-2")
+		get(h, page, "Range", "bytes=3-4")
+		w := get(h, page)
+		require.Equal(t, 200, w.Code)
+		require.Equal(t, digits, w.Body.String())
+		sent := o.request().Header
+		if ago == time.Second { // it may have changed since without showing it
+			require.Empty(t, sent["Range"])
+			continue
+		}
+		require.Equal(t, "bytes=5-", sent.Get("Range"))
+		require.Equal(t, modified.UTC().Format(http.TimeFormat), sent.Get("If-Range"))
+		require.Equal(t, digits, get(h, page).Body.String())
+		require.EqualValues(t, 3, o.calls.Load())
+	}
+}
+
+func TestADateIsNoStrongValidatorBesideATag(t *testing.T) { // RFC 9110 §13.1.5
+	o := newOrigin()
+	o.serve = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Etag", `W/"a"`)
+		http.ServeContent(w, r, "f.txt", time.Now().Add(-time.Hour), strings.NewReader(digits))
+	}
+	h := cache.MustNew(cache.Config{}).Handler(o)
+	get(h, page, "Range", "bytes=0-4")
+	require.Equal(t, digits, get(h, page).Body.String())
+	require.Empty(t, o.request().Header["Range"])
+	require.Empty(t, o.request().Header["If-Range"])
+}

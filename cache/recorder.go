@@ -303,7 +303,11 @@ func (rec *recorder) reply() {
 	if len(rec.once) > 0 && rec.answer.field("Set-Cookie") == nil {
 		rec.w.Header()["Set-Cookie"] = rec.once
 	}
-	rep.write(rec.w, c.stampOf(rec.answer, now, fw.line(c.statusName)))
+	st := c.stampOf(rec.answer, now, fw.line(c.statusName))
+	if rec.result == Revalidated {
+		st = st.confirmed(rec.h)
+	}
+	rep.write(rec.w, st)
 }
 
 // abort ends the response of a handler that did not return.

@@ -67,7 +67,9 @@ func (l *lookup) replyFor(e *entry, now time.Time) (rep reply, ok bool) {
 func (rep *reply) putHeader(h http.Header, st stamp) {
 	e := rep.e
 	e.putHeader(h)
-	h["Age"] = st.age
+	if st.age != nil {
+		h["Age"] = st.age
+	}
 	if st.status != nil {
 		h["Cache-Status"] = st.status
 	}

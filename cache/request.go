@@ -86,8 +86,11 @@ func (l *lookup) read(r *http.Request, ignoreDirectives bool) {
 // plain reports whether a request can share the answer to another one that is
 // still on its way.
 func (l *lookup) plain() bool {
-	return !l.head && !l.cc.noCache && l.cc.maxAge < 0 && l.cc.minFresh < 0 && len(l.ranges) == 0
+	return !l.head && !l.strict() && len(l.ranges) == 0
 }
+
+// strict reports whether the client has set terms for what is stored.
+func (l *lookup) strict() bool { return l.cc.noCache || l.cc.maxAge >= 0 || l.cc.minFresh >= 0 }
 
 // forwardedTarget reports whether a Forwarded field says more than who the
 // client is (RFC 7239): host or proto, which applications build links from.

@@ -356,6 +356,36 @@ var rules = []rule{
 		{say: `Cache-Control: max-age=1|Etag: "a"|Foo: 1`, want: "origin"},
 		{wait: 2 * sec, conf: true, say: `Cache-Control: max-age=60|Etag: "b"|Foo: 2`, want: "origin", code: 200, has: `Etag: "a"|Foo: 1`},
 		{say: `Cache-Control: max-age=60`, conf: true, want: "origin", code: 200, sent: `If-None-Match: "a"`}}},
+	{section: "9111 §4.3.4", says: "a 304 with another weak validator updates nothing", steps: []step{
+		{say: `Cache-Control: max-age=1|Etag: W/"a"|Foo: 1`, want: "origin"},
+		{wait: 2 * sec, conf: true, say: `Cache-Control: max-age=60|Etag: W/"b"|Foo: 2`, want: "origin", code: 200, has: `Etag: W/"a"|Foo: 1`},
+		{conf: true, want: "origin", code: 200, sent: `If-None-Match: W/"a"`}}},
+	{section: "9111 §4.3.4", says: "a 304 with another date and no tag updates nothing", steps: []step{
+		{say: `Cache-Control: max-age=1|Last-Modified: {-2h}|Foo: 1`, want: "origin"},
+		{wait: 2 * sec, conf: true, say: `Cache-Control: max-age=60|Last-Modified: {-1h}|Foo: 2`, want: "origin", code: 200, has: `Foo: 1`},
+		{conf: true, want: "origin", code: 200}}},
+	{section: "9111 §4.3.4", says: "a 304 with a tag that the response never had updates nothing", steps: []step{
+		{say: `Cache-Control: max-age=1|Last-Modified: {-2h}|Foo: 1`, want: "origin"},
+		{wait: 2 * sec, conf: true, say: `Cache-Control: max-age=60|Etag: "b"|Foo: 2`, want: "origin", code: 200, has: `Foo: 1`, hasNot: "Etag"},
+		{conf: true, want: "origin", code: 200}}},
+	{section: "9111 §4.3.4", says: "a tag that was weakened for the 200 alone is the same, and stays weak", steps: []step{
+		{say: `Cache-Control: max-age=1|Etag: W/"a"|Foo: 1`, want: "origin"},
+		{wait: 2 * sec, conf: true, say: `Cache-Control: max-age=60|Etag: "a"|Foo: 2`, want: "origin", code: 200, has: `Etag: W/"a"|Foo: 2`},
+		{want: "cache", has: `Etag: W/"a"`, code: 200}}},
+	{section: "9111 §4.3.4", says: "two tags are no validator", steps: []step{
+		{say: `Cache-Control: max-age=1|Etag: "a"|Foo: 1`, want: "origin"},
+		{wait: 2 * sec, conf: true, say: `Cache-Control: max-age=60|Etag: "a"|Etag: "b"|Foo: 2`, want: "origin", code: 200, has: `Etag: "a"|Foo: 1`}}},
+	{section: "9111 §5.1", says: "what the origin has just confirmed has no Age", steps: []step{
+		{say: `Cache-Control: max-age=1|Etag: "a"`, want: "origin"}, {wait: 5 * sec, conf: true, say: "Cache-Control: max-age=60", want: "origin", code: 200, hasNot: "Age"},
+		{wait: 5 * sec, want: "cache", code: 200, has: "Age: 5"}}},
+	{section: "9111 §5.1", says: "what a cache before this one has confirmed has its Age", steps: []step{
+		{say: `Cache-Control: max-age=1|Etag: "a"`, want: "origin"}, {wait: 5 * sec, conf: true, say: "Cache-Control: max-age=60|Age: 7", want: "origin", code: 200, has: "Age: 7"}}},
+	{section: "9211 §2.2", says: "a HEAD says why it was forwarded", steps: []step{
+		{method: "HEAD", want: "origin", has: "Cache-Status: Spillway; fwd=uri-miss"},
+		{ask: "Foo: 1", say: "Cache-Control: max-age=1|Vary: Foo", want: "origin"},
+		{method: "HEAD", ask: "Foo: 2", want: "origin", has: "Cache-Status: Spillway; fwd=vary-miss"},
+		{method: "HEAD", ask: "Foo: 1|Cache-Control: no-cache", want: "origin", has: "Cache-Status: Spillway; fwd=request"},
+		{wait: 2 * sec, method: "HEAD", ask: "Foo: 1", want: "origin", has: "Cache-Status: Spillway; fwd=stale"}}},
 	{section: "9111 §4.3.4", says: "a 304 without a validator updates what was asked about", steps: []step{
 		{say: `Cache-Control: max-age=1|Last-Modified: {-1h}|Foo: 1`, want: "origin"},
 		{wait: 2 * sec, conf: true, say: `Cache-Control: max-age=60|Foo: 2`, want: "origin", code: 200}, {want: "cache", has: "Foo: 2", code: 200}}},

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,6 +76,16 @@ func (f *forward) line(name string) string {
 type stamp struct {
 	age    []string
 	status []string // Cache-Status, after what the response came with; nil for none
+}
+
+// confirmed returns st for an answer that a 304 with header h has confirmed:
+// Age would say that the origin had no part in it (RFC 9111 §5.1), unless a
+// cache before this one says so.
+func (st stamp) confirmed(h http.Header) stamp {
+	if len(h["Age"]) == 0 {
+		st.age = nil
+	}
+	return st
 }
 
 // stampAt returns the stamp of a hit on e. It does not allocate, unless a

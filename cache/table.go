@@ -83,6 +83,15 @@ func (c *Cache) find(key []byte, hash uint64, h http.Header, part bool) *entry {
 	return best
 }
 
+// known reports whether anything is stored under a key.
+func (c *Cache) known(key string, hash uint64) bool {
+	s := c.shard(hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[hash]
+	return e != nil && e.key == key
+}
+
 // better reports whether to choose e over f when both match.
 func (e *entry) better(f *entry) bool {
 	switch {

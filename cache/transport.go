@@ -74,7 +74,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			return notCached(r), nil
 		}
 		if l.head {
-			return t.pass(r, Miss, reasonNone, "uri-miss", func(resp *http.Response) {
+			return t.pass(r, Miss, reasonNone, c.missed(&l, e, key, hash), func(resp *http.Response) {
 				if resp.StatusCode == http.StatusOK {
 					c.updateFromHead(r, resp.Header, nil, key, hash, now, t.shared())
 				}
@@ -111,7 +111,7 @@ func (t *transport) stored(r *http.Request, l *lookup, key string, e *entry, now
 	}
 	result := Hit
 	if !l.fresh(e, now) {
-		background := !l.cc.noCache && l.cc.maxAge < 0 && l.cc.minFresh < 0 && c.staleWhileRevalidate(e, now)
+		background := !l.strict() && c.staleWhileRevalidate(e, now)
 		if !background && !l.takesStale(e, now) {
 			return nil
 		}
@@ -305,7 +305,11 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 		if fw.stored = result == Revalidated; result == Stale {
 			fw.detail = "stale-if-error"
 		}
-		out := rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
+		st := c.stampOf(e, now, fw.line(c.statusName))
+		if result == Revalidated {
+			st = st.confirmed(resp.Header)
+		}
+		out := rep.response(r, st)
 		if resp != nil && len(resp.Header["Set-Cookie"]) > 0 {
 			out.Header["Set-Cookie"] = resp.Header["Set-Cookie"]
 		}

@@ -11,7 +11,7 @@ import (
 // (RFC 9111 §4.3.4), and stores it in the old one's place.
 func (f *flight) freshen(h, outer http.Header, now time.Duration) *entry {
 	old := f.stale
-	if v := h["Etag"]; len(v) == 1 && strongTag(v[0]) && strongTag(old.etag) && v[0] != old.etag {
+	if !old.identifiedBy(h) {
 		return old // it confirms something else, which must not update this
 	}
 	e, storable := f.c.update(old, h, outer, now, f.started, f.header, f.shared)
@@ -34,6 +34,25 @@ func (f *flight) freshen(h, outer http.Header, now time.Duration) *entry {
 	return e
 }
 
+// identifiedBy reports whether a 304 with header h is about e, as far as its
+// validators say (RFC 9111 §4.3.4). One without any is: e is what was asked
+// about.
+func (e *entry) identifiedBy(h http.Header) bool {
+	switch v := h["Etag"]; {
+	case len(v) > 1:
+		return false
+	case len(v) == 1 && strongTag(v[0]) && strongTag(e.etag):
+		return v[0] == e.etag
+	case len(v) == 1 && e.etag != "":
+		// Servers that compress weaken the tag of a 200, but not that of a 304.
+		return strings.TrimPrefix(v[0], "W/") == strings.TrimPrefix(e.etag, "W/")
+	}
+	if len(h["Last-Modified"]) == 0 {
+		return len(h["Etag"]) == 0
+	}
+	return slices.Equal(h["Last-Modified"], e.field("Last-Modified"))
+}
+
 // update returns old with the header fields of a newer response put over its
 // own (RFC 9111 §3.2), and whether it may still be stored.
 func (c *Cache) update(old *entry, h, outer http.Header, now, started time.Duration, request http.Header, shared bool) (*entry, bool) {
@@ -43,7 +62,11 @@ func (c *Cache) update(old *entry, h, outer http.Header, now, started time.Durat
 	e.fields = slices.Clone(old.fields)
 	none := directives{}
 	for _, f := range newFields(h, outer, &none, shared, c.cfg.SetCookie == CookieKeep) {
-		if f.name != "Content-Length" {
+		switch {
+		case f.name == "Content-Length":
+		case f.name == "Etag" && old.etag != "" && !strongTag(old.etag) && strongTag(f.values[0]):
+			// The body is known to be weakly the same, no more.
+		default:
 			e.fields = setField(e.fields, f.name, f.values...)
 		}
 	}
