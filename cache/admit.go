@@ -8,54 +8,92 @@ import (
 	"time"
 )
 
-// admit decides whether a response may be stored (RFC 9111 §3), and returns
-// the entry that it would be, its body still to come.
-func (f *flight) admit(status int, h, outer http.Header, d *directives, now time.Duration) (*entry, reason) {
-	c := f.c
-	if why := f.refuse(status, h, d); why != reasonNone {
-		return nil, why
+// An asker is what a request says that decides whether the answer to it may be
+// stored.
+type asker struct {
+	shared bool // it comes to a shared cache
+	auth   bool // it carries Authorization
+	cookie bool // it carries Cookie
+	ranged bool // it carries Range
+}
+
+// asker returns what l says of its request.
+func (l *lookup) asker(shared bool) asker {
+	return asker{shared: shared, auth: l.authorized, cookie: l.cookie, ranged: len(l.ranges) > 0}
+}
+
+// A verdict says for how long a response may be used.
+type verdict struct {
+	date     time.Time     // when it was made
+	dated    bool          // it says so itself
+	life     time.Duration // how long it is fresh, of which ttl is to come
+	explicit bool          // as it says itself, or Config does
+	ttl      time.Duration // what Config gives it, 0 if nothing
+}
+
+// judge decides whether a response may be stored (RFC 9111 §3), as far as that
+// can be seen without taking it apart.
+func (c *Cache) judge(a asker, status int, h http.Header, d *directives, wall time.Time) (v verdict, why reason) {
+	if why := c.refuse(a, status, h, d); why != reasonNone {
+		return v, why
 	}
-	names, any := varyNames(h["Vary"])
-	if any {
-		return nil, reasonVary
+	if varyAny(h["Vary"]) {
+		return v, reasonVary
 	}
-	wall := c.wall(now)
-	date, ok := singleDate(h["Date"], wall)
-	if !ok {
-		date = wall.Truncate(time.Second) // RFC 9110 §6.6.1
+	if v.date, v.dated = singleDate(h["Date"], wall); !v.dated {
+		v.date = wall.Truncate(time.Second) // RFC 9110 §6.6.1
 	}
-	e := &entry{
-		key: f.key, hash: f.hash, status: status, size: -1, total: -1,
-		date: date, requested: f.started, received: now,
-		age0: initialAge(h, date, wall, now-f.started),
-		vary: c.normal.varyOf(names, f.header),
-	}
-	explicit := false
-	e.life, explicit = lifetime(h, d, status, date, wall, f.shared)
-	if !explicit {
-		e.rules.heuristic = true
-		if ttl, ok := c.defaultTTL(f, status, h); ok {
-			e.life, e.rules.heuristic = ttl+e.age0, false
-			explicit = true
+	v.life, v.explicit = lifetime(h, d, status, v.date, wall, a.shared)
+	if !v.explicit {
+		if ttl, ok := c.defaultTTL(status, h); ok {
+			v.ttl, v.life, v.explicit = ttl, ttl, true
 		}
 	}
+	hopeless := len(h["Etag"]) == 0 && len(h["Last-Modified"]) == 0 // nothing to validate it with
+	switch {
+	case a.shared && a.cookie && !v.explicit && !d.public:
+		// An origin that says nothing answers a request with a cookie: too
+		// likely a page for one user.
+		return v, reasonCookie
+	case !v.explicit && !d.public && !d.private && !heuristicStatus(status):
+		return v, reasonStatus
+	case hopeless && d.noCache, hopeless && v.life <= 0 && d.staleWhileRevalidate.value() <= 0 && d.staleIfEr.value() <= 0:
+		return v, reasonNoFreshness
+	case contentLength(h, status) > c.maxBody:
+		return v, reasonTooLarge
+	}
+	return v, reasonNone
+}
+
+// admit returns the entry that a response would be, its body still to come, or
+// why it may not be stored.
+func (f *flight) admit(status int, h http.Header, outer *outerFields, d *directives, now time.Duration) (*entry, reason) {
+	c := f.c
+	wall := c.wall(now)
+	v, why := c.judge(f.asker, status, h, d, wall)
+	if why != reasonNone {
+		return nil, why
+	}
+	names, _ := varyNames(h["Vary"])
+	e := &entry{
+		key: f.key, hash: f.hash, status: status, size: -1, total: -1,
+		date: v.date, requested: f.started, received: now,
+		age0: initialAge(h, v.date, wall, now-f.started),
+		vary: c.normal.varyOf(names, f.header),
+		life: v.life,
+	}
+	if v.ttl > 0 {
+		e.life = v.ttl + e.age0
+	}
+	e.rules.heuristic = !v.explicit
 	e.rules.shared = f.shared
 	e.fields = newFields(h, outer, d, f.shared, c.cfg.SetCookie == CookieKeep)
 	e.learn(d, wall)
-	if !ok {
-		e.fields = setField(e.fields, "Date", date.UTC().Format(http.TimeFormat))
+	if !v.dated {
+		e.fields = setField(e.fields, "Date", v.date.UTC().Format(http.TimeFormat))
 	}
 	e.tags = c.tagsOf(h)
-	switch {
-	case f.shared && f.cookie && !explicit && !d.public:
-		// An origin that says nothing answers a request with a cookie: too
-		// likely a page for one user.
-		return nil, reasonCookie
-	case !explicit && !d.public && !d.private && !heuristicStatus(status):
-		return nil, reasonStatus
-	case e.rules.noCache && !e.validates():
-		return nil, reasonNoFreshness
-	case e.life <= 0 && e.swr <= 0 && e.sie <= 0 && !e.validates():
+	if !e.validates() && (e.rules.noCache || e.life <= 0 && e.swr <= 0 && e.sie <= 0) {
 		return nil, reasonNoFreshness
 	}
 	if status == http.StatusPartialContent {
@@ -63,21 +101,17 @@ func (f *flight) admit(status int, h, outer http.Header, d *directives, now time
 			return nil, why
 		}
 	}
-	size := contentLength(h, status)
-	if size > c.maxBody {
-		return nil, reasonTooLarge
-	}
-	e.size = size
-	e.live = newBody(size, c.maxBody, &c.budget)
+	e.size = contentLength(h, status)
+	e.live = newBody(e.size, c.maxBody, &c.budget)
 	return e, reasonNone
 }
 
 // refuse returns what forbids storing a response.
-func (f *flight) refuse(status int, h http.Header, d *directives) reason {
+func (c *Cache) refuse(a asker, status int, h http.Header, d *directives) reason {
 	switch {
 	case status == http.StatusNotModified || status == http.StatusSwitchingProtocols || status < 200:
 		return reasonStatus
-	case status == http.StatusPartialContent && len(f.header["Range"]) == 0:
+	case status == http.StatusPartialContent && !a.ranged:
 		return reasonPartial
 	case status == http.StatusRequestedRangeNotSatisfiable:
 		return reasonPartial
@@ -85,11 +119,11 @@ func (f *flight) refuse(status int, h http.Header, d *directives) reason {
 		return reasonUnderstand
 	case d.noStore && !d.mustUnderstand: // §5.2.2.3: must-understand lets no-store be ignored
 		return reasonNoStore
-	case d.private && f.shared:
+	case d.private && a.shared:
 		return reasonPrivate
-	case f.auth && f.shared && !d.public && !d.mustRevalidate && !d.sMaxAge.set:
+	case a.auth && a.shared && !d.public && !d.mustRevalidate && !d.sMaxAge.set:
 		return reasonAuthorization // §3.5
-	case f.c.cfg.SetCookie == CookieRefuse && f.shared && (len(h["Set-Cookie"]) > 0 || len(h["Set-Cookie2"]) > 0):
+	case c.cfg.SetCookie == CookieRefuse && a.shared && (len(h["Set-Cookie"]) > 0 || len(h["Set-Cookie2"]) > 0):
 		return reasonSetCookie
 	case h["Content-Type"] != nil && strings.HasPrefix(strings.ToLower(strings.Join(h["Content-Type"], "")), "text/event-stream"):
 		return reasonTooLarge // it never ends
@@ -177,7 +211,7 @@ func (c *Cache) staleWhileRevalidate(e *entry, now time.Duration) bool {
 }
 
 // defaultTTL is how long a response is fresh that does not say so itself.
-func (c *Cache) defaultTTL(f *flight, status int, h http.Header) (time.Duration, bool) {
+func (c *Cache) defaultTTL(status int, h http.Header) (time.Duration, bool) {
 	if c.cfg.TTLOf != nil {
 		ttl := c.cfg.TTLOf(status, h)
 		return ttl, ttl > 0

@@ -18,6 +18,9 @@ func (w *nullWriter) Header() http.Header         { return w.h }
 func (w *nullWriter) WriteHeader(int)             {}
 func (w *nullWriter) Write(p []byte) (int, error) { return len(p), nil }
 
+// WriteString is there because the ResponseWriter of net/http has it.
+func (w *nullWriter) WriteString(s string) (int, error) { return len(s), nil }
+
 func benchHandler(size int) http.Handler {
 	body := strings.Repeat("x", size)
 	return cache.MustNew(cache.Config{MaxBytes: 256 << 20}).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

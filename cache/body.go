@@ -52,7 +52,9 @@ func newBody(size, limit int64, budget *atomic.Int64) *body {
 }
 
 // write appends p. It blocks only once the body has overflowed.
-func (b *body) write(ctx context.Context, p []byte) (int, error) {
+func (b *body) write(ctx context.Context, p []byte) (int, error) { return writeTo(ctx, b, p) }
+
+func writeTo[T string | []byte](ctx context.Context, b *body, p T) (int, error) {
 	n := 0
 	for len(p) > 0 {
 		buf, err := b.space(ctx, len(p))

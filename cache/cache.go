@@ -177,6 +177,7 @@ type Cache struct {
 	keys        keyMaker
 
 	ages, ttls lineTable
+	forwards   forwardTable
 
 	base   time.Time // what all times in entries are relative to, so that 0 is long ago
 	policy *policy

@@ -170,8 +170,8 @@ func listField(name string) bool {
 // newFields takes from h what may be stored: not what belongs to the
 // connection (RFC 9111 §3.1), not what outer layers had set, and not what the
 // directives forbid. The order of h's values is kept.
-func newFields(h, outer http.Header, d *directives, shared, cookies bool) []field {
-	named := connectionFields(h["Connection"])
+func newFields(h http.Header, outer *outerFields, d *directives, shared, cookies bool) []field {
+	named := namedFields(h["Connection"])
 	names := make([]string, 0, len(h))
 	for name := range h {
 		switch {
@@ -188,7 +188,7 @@ func newFields(h, outer http.Header, d *directives, shared, cookies bool) []fiel
 	fields := make([]field, 0, len(names)+2)
 	for _, name := range names {
 		values, added := h[name], false
-		if before := outer[name]; len(before) > 0 {
+		if before := outer.values(name); len(before) > 0 {
 			if slices.Equal(values, before) {
 				continue
 			}
@@ -226,7 +226,7 @@ func ownField(name string) bool {
 	return strings.HasPrefix(name, "Spillway-")
 }
 
-func connectionFields(lines []string) []string {
+func namedFields(lines []string) []string {
 	if len(lines) == 0 {
 		return nil
 	}

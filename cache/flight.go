@@ -21,95 +21,136 @@ var (
 // makes the call; followers wait for the header and then share the body, or
 // are released to make calls of their own.
 type flight struct {
+	asker      // the leader's request
 	c          *Cache
 	shard      *shard
 	key        string
 	hash       uint64
-	shared     bool
-	method     string
 	header     http.Header // of the leader's request: what Vary selects by
-	auth       bool        // the leader's request carries Authorization
-	cookie     bool
-	strict     bool // the leader does not take what is stale
+	strict     bool        // the leader does not take what is stale
 	stale      *entry
 	asked      bool // the request was made conditional on stale
 	rest       bool // the request asks for what follows stale, a part
 	unfit      bool // the last answers to this key could not be shared
-	detached   bool // its context is not the client's
 	known      bool // other variants are stored
 	background bool // nobody waits for it
 
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	timer   *time.Timer
+	ctx     context.Context // of the call: fill, or the client's own
+	client  context.Context // the leader's, when ctx is fill
+	fill    fillContext
 	started time.Duration
 
 	// Protected by the shard.
+	next     *flight // of the same hash
 	joinable bool
+	left     bool // the leader's client has gone
 	refs     int
-	doomed   bool     // a purge came: keep nothing
-	deadTags []string // tags purged meanwhile
+	doomed   bool          // a purge came: keep nothing
+	deadTags []string      // tags purged meanwhile
+	settled  bool          // what follows is set
+	ready    chan struct{} // closed then; made by the first who waits
 
-	ready chan struct{} // closed when what follows is set
-	share *entry        // what followers may answer from, if it suits them
-	free  bool          // no answer for followers: call the origin yourselves; otherwise try again
-	err   error         // what a client's call has failed with, for all who wait
+	share *entry // what followers may answer from, if it suits them
+	free  bool   // no answer for followers: call the origin yourselves; otherwise try again
+	err   error  // what a client's call has failed with, for all who wait
 
 	entry   *entry  // the response on its way, if it is kept
 	trailer []field // set before its body ends
 	why     reason  // why it isn't
 }
 
-// newFlight returns a flight for a request. If others may join, the call
-// outlives ctx, as long as somebody waits for it.
-func (c *Cache) newFlight(ctx context.Context, r *http.Request, l *lookup, key string, hash uint64, shared bool, stale *entry, others bool) *flight {
-	f := &flight{
-		c: c, shard: c.shard(hash), key: key, hash: hash, shared: shared, method: r.Method,
-		header: r.Header, auth: l.authorized, cookie: len(r.Header["Cookie"]) > 0,
-		strict: l.strict(),
-		stale:  stale, started: c.now(), refs: 1, ready: make(chan struct{}), detached: others,
+// newFlight returns a flight for a request with header h, whose call ends with
+// ctx. It is in no shard yet.
+func (c *Cache) newFlight(ctx context.Context, a asker, key string, hash uint64, h http.Header, stale *entry) *flight {
+	return &flight{
+		asker: a, c: c, shard: c.shard(hash), key: key, hash: hash, header: h,
+		stale: stale, started: c.now(), refs: 1, ctx: ctx,
 	}
-	if !others {
-		f.header = r.Header.Clone() // next gets r itself, and may change it
-		f.ctx, f.cancel = ctx, func(error) {}
-		return f
-	}
-	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	if c.fillTimeout > 0 {
-		f.timer = time.AfterFunc(c.fillTimeout, func() { f.cancel(errFillTimeout) })
-	}
-	return f
 }
 
-// join returns a flight that the request can follow, or starts f, which make
-// returns, with the request as its leader.
-func (c *Cache) join(hash uint64, key string, h http.Header, plain bool, make func(others bool) *flight) (f *flight, lead bool) {
-	s := c.shard(hash)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	wait := plain && !c.cfg.NoCollapse
-	unfit := false
-	if until, ok := s.unfit.Peek(hash); ok {
-		if unfit = c.now() < until; !unfit {
-			s.unfit.Remove(hash)
-		}
+// detach makes f's call outlive the client, as long as somebody waits for it.
+func (f *flight) detach(client context.Context) {
+	f.client = client
+	f.fill.f = f
+	f.fill.Context = context.WithoutCancel(client)
+	f.ctx = &f.fill
+}
+
+func (f *flight) detached() bool { return f.fill.f != nil }
+
+// cancel ends the context of f's call, if that is f's own.
+func (f *flight) cancel(cause error) {
+	if f.detached() {
+		f.fill.cancel(cause)
 	}
-	wait = wait && !unfit
-	if wait {
-		for _, f := range s.flights[hash] {
-			if f.joinable && f.key == key && !f.doomed && f.suits(h) {
+}
+
+// join returns a flight that the request can follow, or a new one, with the
+// request as its leader.
+func (c *Cache) join(r *http.Request, l *lookup, key string, hash uint64, shared, plain bool, stale *entry) (f *flight, lead bool) {
+	s := c.shard(hash)
+	wait := plain && !c.cfg.NoCollapse
+	s.mu.Lock()
+	u := s.unfitLocked(hash, c.now())
+	unfit := u != nil && u.key == key
+	if wait = wait && !unfit; wait {
+		for f := s.flights[hash]; f != nil; f = f.next {
+			if f.joinable && f.key == key && !f.doomed && f.suits(r.Header) && f.waitedForLocked() {
 				f.refs++
+				if !f.settled && f.ready == nil {
+					f.ready = make(chan struct{})
+				}
+				s.mu.Unlock()
 				return f, false
 			}
 		}
 	}
-	f = make(wait)
+	f = c.newFlight(r.Context(), l.asker(shared), key, hash, r.Header, stale)
+	f.strict = l.strict()
 	f.joinable, f.unfit = wait, unfit
-	if e := s.entries[hash]; e != nil && e.key == key {
-		f.known = true
+	if wait {
+		f.detach(r.Context())
 	}
-	s.flights[hash] = append(s.flights[hash], f)
+	e := s.entries[hash]
+	f.known = e != nil && e.key == key
+	s.boardLocked(f)
+	s.mu.Unlock()
+	if !wait {
+		f.header = r.Header.Clone() // next gets r itself, and may change it
+	}
 	return f, true
+}
+
+// board adds f to the flights that a purge finds.
+func (s *shard) board(f *flight) {
+	s.mu.Lock()
+	s.boardLocked(f)
+	s.mu.Unlock()
+}
+
+func (s *shard) boardLocked(f *flight) {
+	f.next = s.flights[f.hash]
+	s.flights[f.hash] = f
+}
+
+// dropLocked takes f out again.
+func (s *shard) dropLocked(f *flight) {
+	f.joinable = false
+	before := s.flights[f.hash]
+	if before == f {
+		if f.next == nil {
+			delete(s.flights, f.hash)
+		} else {
+			s.flights[f.hash] = f.next
+		}
+		return
+	}
+	for ; before != nil; before = before.next {
+		if before.next == f {
+			before.next = f.next // f.next stays: somebody may stand on f
+			return
+		}
+	}
 }
 
 // suits reports whether a request may have use of f's answer: as far as is
@@ -124,144 +165,53 @@ func (f *flight) suits(h http.Header) bool {
 	})
 }
 
-// leave takes one that waits out. When nobody is left the call is cancelled.
-func (f *flight) leave() {
+// leave takes one who waits out. When nobody is left the call is cancelled.
+func (f *flight) leave() { f.leaves(1) }
+
+// leaderLeaves is called when the leader's client is gone, or is through.
+func (f *flight) leaderLeaves() {
 	f.shard.mu.Lock()
-	f.refs--
-	last := f.refs == 0
-	if last {
-		f.joinable = false
+	n := 0
+	if !f.left {
+		f.left, n = true, 1
 	}
 	f.shard.mu.Unlock()
-	if last {
+	f.leaves(n)
+}
+
+func (f *flight) leaves(n int) {
+	f.shard.mu.Lock()
+	f.refs -= n
+	waited := f.waitedForLocked()
+	f.shard.mu.Unlock()
+	if !waited {
 		f.cancel(errNobodyLeft)
 	}
 }
 
-// watch makes the leader leave when its client does.
-func (f *flight) watch(ctx context.Context) (stop func() bool) {
-	if !f.detached {
-		return func() bool { return true }
+// waitedForLocked reports whether anybody still waits for f. Nobody watches
+// the leader's client unless the handler has asked, so this looks.
+func (f *flight) waitedForLocked() bool {
+	if !f.left && f.client != nil && f.client.Err() != nil {
+		f.left = true
+		f.refs--
 	}
-	return context.AfterFunc(ctx, f.leave)
+	if f.refs == 0 {
+		f.joinable = false
+	}
+	return f.refs > 0
 }
 
 // wait waits for the header of f's response.
 func (f *flight) wait(ctx context.Context) error {
+	if f.ready == nil { // it had come before
+		return nil
+	}
 	select {
 	case <-f.ready:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	}
-}
-
-// An action says what the leader does with the header it got.
-type action uint8
-
-const (
-	actPass  action = iota // hand the response on, keep nothing
-	actKeep                // hand it on, and write its body to f.entry.live
-	actReply               // forget it, and answer from the returned entry
-	actRetry               // forget it, and start again
-)
-
-// abandoned reports whether the call has ended because nobody waits for it.
-func (f *flight) abandoned() bool {
-	if f.detached {
-		return errors.Is(context.Cause(f.ctx), errNobodyLeft)
-	}
-	return errors.Is(f.ctx.Err(), context.Canceled)
-}
-
-// retry gives up what is stored, because it can't be completed.
-func (f *flight) retry() (action, *entry, Result, reason) {
-	f.c.discard(f.stale)
-	f.settle(nil, false)
-	return actRetry, nil, Miss, reasonPartial
-}
-
-// respond decides what becomes of the response that has begun. It is called
-// once, by the leader.
-func (f *flight) respond(status int, h, outer http.Header) (action, *entry, Result, reason) {
-	if f.timer != nil && !f.background {
-		f.timer.Stop()
-	}
-	c := f.c
-	now := c.now()
-	if f.abandoned() {
-		f.settle(nil, false)
-		return actPass, nil, Failed, reasonClientGone
-	}
-	if f.asked && status == http.StatusNotModified {
-		e := f.freshen(h, outer, now)
-		f.settle(e, e.staleness(now) > 0 || e.rules.noCache)
-		return actReply, e, Revalidated, reasonNone
-	}
-	if f.stale != nil && !f.stale.part && serverError(status) && !f.strict && c.staleIfError(f.stale, status, now) {
-		c.failedOver.Store(max(1, int64(now)))
-		f.settle(f.stale, false)
-		return actReply, f.stale, Stale, reasonNone
-	}
-	var e *entry
-	var why reason
-	switch {
-	case f.rest && status == http.StatusPartialContent && f.stale.finishes(h):
-		if e, why = f.complete(h, outer, now); why != reasonNone {
-			return f.retry()
-		}
-	case f.rest && (status == http.StatusPartialContent || status == http.StatusRequestedRangeNotSatisfiable):
-		return f.retry() // not what was asked for
-	default:
-		d := responseDirectives(h, c.targetsFor(f.shared))
-		e, why = f.admit(status, h, outer, &d, now)
-	}
-	if why != reasonNone {
-		f.why = why
-		f.markUnfit(status, now)
-		f.settle(nil, true)
-		if f.stale != nil && status < 500 && len(f.header["Range"]) == 0 {
-			c.discard(f.stale) // the origin has something else now
-		}
-		return actPass, nil, resultOf(why), why
-	}
-	f.shard.mu.Lock()
-	f.entry = e
-	f.shard.mu.Unlock()
-	if e.staleness(now) > 0 || e.rules.noCache || e.part {
-		f.markUnfit(status, now)
-		f.settle(nil, true)
-	} else {
-		f.settle(e, false)
-	}
-	return actKeep, e, Miss, reasonNone
-}
-
-func resultOf(why reason) Result {
-	switch why {
-	case reasonNoFreshness, reasonTooLarge, reasonStatus:
-		return Miss
-	}
-	return Bypass
-}
-
-func serverError(status int) bool {
-	switch status {
-	case 500, 502, 503, 504:
-		return true
-	}
-	return false
-}
-
-// markUnfit remembers that waiting for this key's answers is in vain: for some
-// seconds, or for one if the origin has failed.
-func (f *flight) markUnfit(status int, now time.Duration) {
-	d := f.c.hitForMiss
-	if status >= 500 {
-		d = min(d, time.Second)
-	}
-	if d > 0 && f.method == http.MethodGet {
-		f.shard.setUnfit(f.hash, now+d)
 	}
 }
 
@@ -273,100 +223,27 @@ func (f *flight) settle(share *entry, free bool) {
 	if free || share == nil || share.live == nil {
 		f.joinable = false
 	}
-	f.shard.mu.Unlock()
-	close(f.ready)
-}
-
-// settled reports whether respond has been called.
-func (f *flight) settled() bool {
-	select {
-	case <-f.ready:
-		return true
-	default:
-		return false
-	}
-}
-
-// end ends the flight. With a nil err the response is whole, and is stored if
-// nothing speaks against it.
-func (f *flight) end(err error, trailer []field) {
-	if f.timer != nil {
-		f.timer.Stop()
-	}
-	if !f.settled() {
-		f.settle(nil, false)
-	}
-	f.trailer = trailer
-	var kept *entry
-	e := f.entry
-	if e != nil {
-		if err == nil && e.size >= 0 && e.live.length() != e.size {
-			err = errAborted
-		}
-		if err == nil && !e.live.overflowed() {
-			kept = f.sealed(e, trailer)
-		}
-	}
-	f.shard.mu.Lock()
-	f.dropLocked()
-	if kept != nil && (f.doomed || kept.hasTag(f.deadTags)) {
-		kept, f.why = nil, reasonPurged
-	}
-	var removed []*entry
-	if kept != nil {
-		if kept.part {
-			kept = kept.joined(f.shard.partLocked(f.c, kept, f.header))
-		}
-		removed = f.shard.replaceLocked(f.c, kept, f.header)
+	f.settled = true
+	if f.ready != nil {
+		close(f.ready)
 	}
 	f.shard.mu.Unlock()
-	if kept != nil {
-		f.c.account(kept, removed)
-		if f.c.tier != nil {
-			f.c.tier.set(kept, f.header)
-		}
-	}
-	if e != nil {
-		// Only now: who has seen the end may ask again at once, and must find
-		// it stored.
-		e.live.finish(err)
-		e.live.release()
-	}
 }
 
-func (f *flight) dropLocked() {
-	f.joinable = false
-	flights := f.shard.flights[f.hash]
-	if i := slices.Index(flights, f); i >= 0 {
-		flights = slices.Delete(flights, i, i+1)
+// abandoned reports whether the call has ended because nobody waits for it.
+func (f *flight) abandoned() bool {
+	if !f.detached() {
+		return errors.Is(f.ctx.Err(), context.Canceled)
 	}
-	if len(flights) == 0 {
-		delete(f.shard.flights, f.hash)
-	} else {
-		f.shard.flights[f.hash] = flights
-	}
+	f.leaves(0)
+	return errors.Is(f.fill.ended(), errNobodyLeft)
 }
 
-// sealed returns e with its whole body, to be stored.
-func (f *flight) sealed(e *entry, trailer []field) *entry {
-	k := e.clone()
-	k.live = nil
-	k.data = e.live.sealed()
-	k.size = e.live.length()
-	k.trailer = trailer
-	if f.sniff() && k.size > 0 && k.field("Content-Type") == nil && k.field("Content-Encoding") == nil {
-		k.fields = setField(slices.Clone(k.fields), "Content-Type", http.DetectContentType(k.data[0]))
+// cutShort reports whether the context of the call has ended before the call
+// has, so that the handler may have left the rest of its response out.
+func (f *flight) cutShort() bool {
+	if f.detached() {
+		return f.abandoned() || f.fill.ended() != nil
 	}
-	if k.field("Content-Length") == nil && len(trailer) == 0 && bodyAllowed(k.status) {
-		k.fields = setField(slices.Clone(k.fields), "Content-Length", formatInt(k.size))
-	}
-	k.weigh()
-	return k
-}
-
-// sniff reports whether the server would guess a missing Content-Type.
-func (f *flight) sniff() bool { return f.key[0] == realmHandler }
-
-func bodyAllowed(status int) bool {
-	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
+	return f.ctx.Err() != nil
 }

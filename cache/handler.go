@@ -52,12 +52,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	hash := c.keys.hash(key)
 	now := c.now()
 	e := c.find(key, hash, r.Header, len(l.ranges) > 0)
-	if e != nil && l.fresh(e, now) {
-		if h.hit(w, r, &l, e, now) {
-			return
-		}
+	if e != nil && l.fresh(e, now) && h.hit(w, r, &l, e, now) {
+		return
 	}
-	h.miss(w, r, l, string(key), hash, now)
+	if e == nil && h.passUnfit(w, r, &l, key, hash, now) {
+		return
+	}
+	h.miss(w, r, l, key, hash, e, now)
 }
 
 // fresh reports whether e can answer without asking the origin, and without
@@ -97,14 +98,11 @@ func (h *handler) hit(w http.ResponseWriter, r *http.Request, l *lookup, e *entr
 
 // miss answers a request that the cache alone can't: it finds out whether what
 // is stale will do, whether to wait for another request's answer, or calls
-// next.
-func (h *handler) miss(w http.ResponseWriter, r *http.Request, l lookup, key string, hash uint64, now time.Duration) {
+// next. What was found is e, if anything was.
+func (h *handler) miss(w http.ResponseWriter, r *http.Request, l lookup, room []byte, hash uint64, e *entry, now time.Duration) {
 	c := h.c
-	for plain := l.plain(); ; now = c.now() {
-		e := c.find([]byte(key), hash, r.Header, len(l.ranges) > 0)
-		if e != nil && l.fresh(e, now) && h.hit(w, r, &l, e, now) {
-			return
-		}
+	key := string(room)
+	for plain := l.plain(); ; {
 		if e != nil && h.stale(w, r, &l, e, key, now) {
 			return
 		}
@@ -118,23 +116,26 @@ func (h *handler) miss(w http.ResponseWriter, r *http.Request, l lookup, key str
 			return
 		}
 		if e == nil && plain {
-			if p := c.find([]byte(key), hash, r.Header, true); p != nil && p.completes() {
+			if p := c.find(room, hash, r.Header, true); p != nil && p.completes() {
 				e = p
 			}
 		}
-		f, lead := c.join(hash, key, r.Header, plain, func(others bool) *flight {
-			return c.newFlight(r.Context(), r, &l, key, hash, true, e, others)
-		})
+		f, lead := c.join(r, &l, key, hash, true, plain, e)
 		if lead {
 			if h.lead(w, r, &l, f) {
 				return
 			}
-			continue
+		} else {
+			if h.follow(w, r, &l, f) {
+				return
+			}
+			plain = plain && !f.free // released: now call next, whoever else does
 		}
-		if h.follow(w, r, &l, f) {
+		now = c.now()
+		e = c.find(room, hash, r.Header, len(l.ranges) > 0)
+		if e != nil && l.fresh(e, now) && h.hit(w, r, &l, e, now) {
 			return
 		}
-		plain = plain && !f.free // released: now call next, whoever else does
 	}
 }
 
@@ -150,7 +151,8 @@ func (h *handler) stale(w http.ResponseWriter, r *http.Request, l *lookup, e *en
 		return false
 	}
 	if background {
-		c.refresh(r, l, key, e, func(f *flight, out *http.Request) { h.fill(f, out, l) })
+		own := *l
+		c.refresh(r, &own, key, e, func(f *flight, out *http.Request) { h.fill(f, out, &own) })
 	}
 	c.policy.touch(e)
 	rep.write(w, c.stampAt(e, now))
@@ -162,11 +164,9 @@ func (h *handler) stale(w http.ResponseWriter, r *http.Request, l *lookup, e *en
 // reports false if that was of no use, and has to be done again.
 func (h *handler) lead(w http.ResponseWriter, r *http.Request, l *lookup, f *flight) bool {
 	c := h.c
-	stop := f.watch(r.Context())
 	rec := newRecorder(f, w, r, l)
 	returned := false
 	defer func() {
-		stop()
 		c.fillTime.since(c, f.started)
 		if !returned { // a panic or runtime.Goexit, which goes on
 			rec.abort()
@@ -291,15 +291,26 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, f *flight, rd *
 // request returns the request that goes to next: the client's own, but for the
 // conditions, which are the cache's. It outlives the client.
 func (f *flight) request(r *http.Request, l *lookup) *http.Request {
-	if !f.detached && f.stale == nil {
-		return r
+	if f.stale == nil {
+		if !f.detached() {
+			return r
+		}
+		out := r.WithContext(f.ctx)
+		out.Header = r.Header.Clone()
+		if !f.unfit && len(l.ranges) == 0 {
+			// What is not stored yet is fetched whole, if it is likely to be
+			// stored; the client's own conditions are applied to it afterwards.
+			delete(out.Header, "If-None-Match")
+			delete(out.Header, "If-Modified-Since")
+		}
+		return out
 	}
 	out := r.Clone(f.ctx)
 	switch {
-	case f.stale != nil && f.stale.completes() && len(l.ranges) == 0:
+	case f.stale.completes() && len(l.ranges) == 0:
 		f.rest = true
 		f.stale.askRest(out.Header)
-	case f.stale != nil && !f.stale.part && f.stale.validates():
+	case !f.stale.part && f.stale.validates():
 		f.asked = true
 		f.stale.conditional(out.Header)
 		if !l.rangeApplies(f.stale, f.c.wall(f.started)) {
@@ -307,8 +318,6 @@ func (f *flight) request(r *http.Request, l *lookup) *http.Request {
 			out.Header.Del("If-Range")
 		}
 	case !f.unfit && len(l.ranges) == 0:
-		// What is not stored yet is fetched whole, if it is likely to be
-		// stored; the client's own conditions are applied to it afterwards.
 		out.Header.Del("If-None-Match")
 		out.Header.Del("If-Modified-Since")
 	}
@@ -325,14 +334,13 @@ func (c *Cache) refresh(r *http.Request, l *lookup, key string, e *entry, fill f
 	if !c.start() {
 		return
 	}
-	f := c.newFlight(r.Context(), r, l, key, e.hash, e.rules.shared, e, true)
+	f := c.newFlight(r.Context(), l.asker(e.rules.shared), key, e.hash, r.Header, e)
 	f.background = true
-	s := c.shard(e.hash)
-	s.mu.Lock()
-	s.flights[e.hash] = append(s.flights[e.hash], f)
-	s.mu.Unlock()
+	f.detach(r.Context())
+	f.client = nil // nobody's
+	f.shard.board(f)
 	out := f.request(r, l)
-	out.Body = http.NoBody
+	out.Method, out.Body = http.MethodGet, http.NoBody // whatever r wants of it
 	stop := context.AfterFunc(c.life, func() { f.cancel(ErrClosed) })
 	go func() {
 		defer c.background.Done()

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"hash/maphash"
+	"math/bits"
 	"net/http"
 	"net/url"
 	"slices"
@@ -57,7 +58,7 @@ func (m *keyMaker) appendKey(b []byte, r *http.Request, realm byte, guard *guard
 	b = append(b, "://"...)
 	b = appendHost(b, host, scheme)
 	b = m.appendTarget(b, r.URL)
-	if guard.n == 0 && len(m.cfg.Headers) == 0 && len(m.cfg.Cookies) == 0 && m.cfg.Partition == nil {
+	if *guard == 0 && len(m.cfg.Headers) == 0 && len(m.cfg.Cookies) == 0 && m.cfg.Partition == nil {
 		return b
 	}
 	return m.appendExtra(b, r, guard)
@@ -165,8 +166,8 @@ func (m *keyMaker) ignored(part string) bool {
 func (m *keyMaker) appendExtra(b []byte, r *http.Request, guard *guardFields) []byte {
 	start := len(b)
 	b = append(b, 0)
-	guard.sort()
-	for _, name := range guard.names[:guard.n] {
+	for left := *guard; left != 0; left &= left - 1 {
+		name := guardNames[bits.TrailingZeros16(uint16(left))]
 		b = appendPiece(b, name)
 		for _, v := range r.Header[name] {
 			b = appendPiece(b, v)
@@ -229,27 +230,25 @@ func keyURL(key string) string {
 	return u
 }
 
-// guardFields are the fields of a request that can change its target.
-type guardFields struct {
-	names [16]string // more than there are of them, see isGuardField
-	n     int
+// guardFields are the fields of a request that can change its target: the
+// positions in guardNames of those that it has.
+type guardFields uint16
+
+// guardNames are the fields that belong in the key: frameworks take scheme,
+// host, port, prefix or path from these. Their order is that in keys.
+var guardNames = [...]string{
+	"Forwarded", "X-Forwarded-Host", "X-Forwarded-Path", "X-Forwarded-Port",
+	"X-Forwarded-Prefix", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Server",
+	"X-Forwarded-Ssl", "X-Host", "X-Original-Host", "X-Original-Url", "X-Rewrite-Url",
 }
 
-func (g *guardFields) add(name string) {
-	g.names[g.n] = name
-	g.n++
-}
-
-func (g *guardFields) sort() { slices.Sort(g.names[:g.n]) }
-
-// isGuardField reports whether a field belongs in the key: frameworks take
-// scheme, host, port, prefix or path from these.
-func isGuardField(name string) bool {
-	switch name {
-	case "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Port",
-		"X-Forwarded-Prefix", "X-Forwarded-Path", "X-Forwarded-Server", "X-Host",
-		"X-Original-Url", "X-Rewrite-Url", "X-Original-Host", "X-Forwarded-Ssl":
-		return true
+// add notes a field, and reports whether it is one of them.
+func (g *guardFields) add(name string) bool {
+	for i := range guardNames {
+		if guardNames[i] == name {
+			*g |= 1 << i
+			return true
+		}
 	}
 	return false
 }

@@ -39,7 +39,7 @@ func (e *entry) finishes(h http.Header) bool {
 
 // complete returns the whole of which f.stale is the start and the response
 // with header h the rest: a 200 whose body begins with what is stored.
-func (f *flight) complete(h, outer http.Header, now time.Duration) (*entry, reason) {
+func (f *flight) complete(h http.Header, outer *outerFields, now time.Duration) (*entry, reason) {
 	e, storable := f.c.update(f.stale, h, outer, now, f.started, f.header, f.shared)
 	if !storable || e.total > f.c.maxBody {
 		return nil, reasonTooLarge

@@ -1,9 +1,6 @@
 package cache
 
 import (
-	"bufio"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -11,153 +8,27 @@ import (
 	"time"
 )
 
-// A watcher is the ResponseWriter of a request that the cache does not answer:
-// it sees the header go by.
-type watcher struct {
-	http.ResponseWriter
-	header func(status int, h http.Header) // called once, before the client sees it
-	seen   bool
-	keep   *flight // the answer to a POST that is also one to GET
-}
-
-func (w *watcher) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w *watcher) WriteHeader(status int) {
-	if !w.seen && (status >= 200 || status == http.StatusSwitchingProtocols) {
-		w.seen = true
-		w.header(status, w.ResponseWriter.Header())
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *watcher) Write(p []byte) (int, error) {
-	if !w.seen {
-		w.WriteHeader(http.StatusOK)
-	}
-	n, err := w.ResponseWriter.Write(p)
-	if w.keep != nil {
-		if _, kerr := w.keep.entry.live.write(w.keep.ctx, p[:n]); kerr != nil || err != nil {
-			w.keep.end(errAborted, nil)
-			w.keep = nil
-		}
-	}
-	return n, err
-}
-
-func (w *watcher) ReadFrom(src io.Reader) (int64, error) {
-	if !w.seen {
-		w.WriteHeader(http.StatusOK)
-	}
-	if w.keep != nil {
-		return io.Copy(struct{ io.Writer }{w}, src)
-	}
-	return io.Copy(w.ResponseWriter, src)
-}
-
-func (w *watcher) Flush() { w.FlushError() }
-
-func (w *watcher) FlushError() error {
-	if !w.seen {
-		w.WriteHeader(http.StatusOK)
-	}
-	return http.NewResponseController(w.ResponseWriter).Flush()
-}
-
-func (w *watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	w.seen = true
-	return http.NewResponseController(w.ResponseWriter).Hijack()
-}
-
 // bypass passes on a request that must not touch the cache.
 func (h *handler) bypass(w http.ResponseWriter, r *http.Request, why reason) {
-	h.watch(w, r, Bypass, why, "bypass", func(int, http.Header) {})
-}
-
-// watch passes r on, and has header see the answer first.
-func (h *handler) watch(w http.ResponseWriter, r *http.Request, result Result, why reason, fwd string, header func(int, http.Header)) {
-	c := h.c
-	returned := false
-	defer func() {
-		if !returned {
-			result = Failed
-		}
-		c.done(r, 0, result, why)
-	}()
-	if why == reasonUpgrade {
-		h.next.ServeHTTP(w, r)
-		returned = true
-		return
-	}
-	ww := &watcher{ResponseWriter: w}
-	ww.header = func(status int, hd http.Header) {
-		header(status, hd)
-		c.addStatus(hd, func() string {
-			return (&forward{why: fwd, detail: why.String()}).line(c.statusName)
-		})
-	}
-	h.next.ServeHTTP(ww, r)
-	returned = true
-	if !ww.seen {
-		ww.WriteHeader(http.StatusOK)
-	}
+	ww := &watcher{ResponseWriter: w, c: h.c, r: r, job: jobNone, result: Bypass, why: why, fwd: "bypass"}
+	ww.pass(h.next)
 }
 
 // other passes on a request with a method that the cache does not answer. One
 // that is not known to be safe invalidates what it may have changed.
 func (h *handler) other(w http.ResponseWriter, r *http.Request) {
-	if safeMethod(r.Method) || r.Method == http.MethodConnect {
-		h.watch(w, r, Bypass, reasonMethod, "method", func(int, http.Header) {})
-		return
+	ww := &watcher{ResponseWriter: w, c: h.c, r: r, job: jobNone, result: Bypass, why: reasonMethod, fwd: "method"}
+	if !safeMethod(r.Method) && r.Method != http.MethodConnect {
+		ww.job, ww.started = jobUnsafe, h.c.now()
+		ww.outer.note(w.Header())
 	}
-	c := h.c
-	started := c.now()
-	var kept *flight
-	var ww *watcher
-	returned := false
-	defer func() {
-		if !returned {
-			c.invalidate(r, realmHandler, nil) // who knows how far it came
-		}
-		if ww != nil && ww.keep != nil {
-			if returned {
-				kept.end(nil, nil)
-			} else {
-				kept.end(errAborted, nil)
-			}
-		}
-		if kept != nil {
-			kept.cancel(nil)
-		}
-		result := Bypass
-		if !returned {
-			result = Failed
-		}
-		c.done(r, 0, result, reasonMethod)
-	}()
-	ww = &watcher{ResponseWriter: w}
-	outer := w.Header().Clone()
-	ww.header = func(status int, hd http.Header) {
-		if status < 400 {
-			c.invalidate(r, realmHandler, hd)
-			kept = h.keepPost(r, status, hd, outer, started)
-			ww.keep = kept
-		}
-		c.addStatus(hd, func() string {
-			return (&forward{why: "method", stored: kept != nil}).line(c.statusName)
-		})
-	}
-	h.next.ServeHTTP(ww, r)
-	returned = true
-	if !ww.seen {
-		ww.WriteHeader(http.StatusOK)
-	}
+	ww.pass(h.next)
 }
 
 // keepPost returns a flight that stores the answer to a POST as one to GET: if
 // it says how long it is fresh, and that it is what GET would get (RFC 9110
 // §9.3.3).
-func (h *handler) keepPost(r *http.Request, status int, hd, outer http.Header, started time.Duration) *flight {
-	c := h.c
+func (c *Cache) keepPost(r *http.Request, status int, hd http.Header, outer *outerFields, started time.Duration) *flight {
 	location := hd["Content-Location"]
 	if r.Method != http.MethodPost || status != http.StatusOK || len(location) != 1 || location[0] == "" || r.Header["Range"] != nil {
 		return nil
@@ -175,15 +46,12 @@ func (h *handler) keepPost(r *http.Request, status int, hd, outer http.Header, s
 		return nil
 	}
 	key := string(c.keys.appendKey(nil, get, realmHandler, &l.guard))
-	f := c.newFlight(r.Context(), get, &l, key, c.keys.hash([]byte(key)), true, nil, false)
+	f := c.newFlight(r.Context(), l.asker(true), key, c.keys.hash([]byte(key)), r.Header.Clone(), nil)
 	f.started = started
-	f.shard.mu.Lock()
-	f.shard.flights[f.hash] = append(f.shard.flights[f.hash], f)
-	f.shard.mu.Unlock()
+	f.shard.board(f)
 	act, e, _, _ := f.respond(status, hd, outer)
 	if act != actKeep || e.rules.heuristic || e.life <= 0 {
 		f.end(errAborted, nil)
-		f.cancel(nil)
 		return nil
 	}
 	return f
@@ -192,12 +60,9 @@ func (h *handler) keepPost(r *http.Request, status int, hd, outer http.Header, s
 // head passes a HEAD request on, and updates the stored answers to GET from
 // what it says (RFC 9111 §4.3.5).
 func (h *handler) head(w http.ResponseWriter, r *http.Request, l *lookup, e *entry, key string, hash uint64, now time.Duration) {
-	outer := w.Header().Clone()
-	h.watch(w, r, Miss, reasonNone, h.c.missed(l, e, key, hash), func(status int, hd http.Header) {
-		if status == http.StatusOK {
-			h.c.updateFromHead(r, hd, outer, key, hash, now, true)
-		}
-	})
+	ww := &watcher{ResponseWriter: w, c: h.c, r: r, job: jobHead, result: Miss, fwd: h.c.missed(l, e, key, hash), hash: hash, key: key, started: now}
+	ww.outer.note(w.Header())
+	ww.pass(h.next)
 }
 
 // missed says why a HEAD request that finds e goes to the origin.
@@ -216,7 +81,7 @@ func (c *Cache) missed(l *lookup, e *entry, key string, hash uint64) string {
 // updateFromHead puts the header of an answer to HEAD over the stored answer
 // to GET, if they are about the same representation. Otherwise that counts as
 // stale.
-func (c *Cache) updateFromHead(r *http.Request, h, outer http.Header, key string, hash uint64, started time.Duration, shared bool) {
+func (c *Cache) updateFromHead(r *http.Request, h http.Header, outer *outerFields, key string, hash uint64, started time.Duration, shared bool) {
 	e := c.find([]byte(key), hash, r.Header, true)
 	if e == nil {
 		return

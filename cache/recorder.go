@@ -23,10 +23,10 @@ type recorder struct {
 	f *flight
 	w http.ResponseWriter // nil in the background
 	r *http.Request       // the leader's own
-	l *lookup
+	l lookup
 
 	h     http.Header // what the handler sees: a copy of outer, and its own
-	outer http.Header // what layers around the cache had set before
+	outer outerFields
 
 	status int // 0 until the handler has said it
 	act    action
@@ -44,10 +44,10 @@ type recorder struct {
 }
 
 func newRecorder(f *flight, w http.ResponseWriter, r *http.Request, l *lookup) *recorder {
-	rec := &recorder{f: f, w: w, r: r, l: l, h: http.Header{}}
-	if w != nil && len(w.Header()) > 0 {
-		rec.outer = w.Header().Clone()
-		rec.h = w.Header().Clone()
+	rec := &recorder{f: f, w: w, r: r, l: *l, h: http.Header{}}
+	if w != nil {
+		rec.outer.note(w.Header())
+		putHeader(rec.h, w.Header())
 	}
 	return rec
 }
@@ -65,7 +65,7 @@ func (rec *recorder) WriteHeader(status int) {
 		return
 	}
 	rec.status = status
-	rec.act, rec.answer, rec.result, rec.why = rec.f.respond(status, rec.h, rec.outer)
+	rec.act, rec.answer, rec.result, rec.why = rec.f.respond(status, rec.h, &rec.outer)
 	switch rec.act {
 	case actReply:
 		rec.once = rec.h["Set-Cookie"]
@@ -96,7 +96,9 @@ func (rec *recorder) WriteHeader(status int) {
 		return
 	}
 	putHeader(rec.w.Header(), rec.h)
-	rec.f.c.addStatus(rec.w.Header(), rec.line)
+	fw := rec.f.forward()
+	fw.stored = rec.act == actKeep
+	rec.f.c.addStatus(rec.w.Header(), fw, rec.why)
 	rec.w.WriteHeader(status)
 }
 
@@ -118,7 +120,7 @@ func (rec *recorder) interim(status int) {
 	before := h.Clone()
 	clear(h)
 	for name, values := range rec.h {
-		if !slices.Equal(values, rec.outer[name]) {
+		if !rec.outer.had(name, values) {
 			h[name] = values
 		}
 	}
@@ -143,19 +145,34 @@ func (rec *recorder) Write(p []byte) (int, error) {
 	if rec.status == 0 {
 		rec.WriteHeader(http.StatusOK)
 	}
-	switch {
-	case rec.act == actReply || rec.act == actRetry:
-		return len(p), nil
-	case rec.act == actPass:
-		if rec.w == nil {
-			return len(p), nil
-		}
+	if rec.act == actPass && rec.w != nil {
 		return rec.w.Write(p)
+	}
+	return record(rec, p)
+}
+
+// WriteString spares the copy that [io.WriteString] makes for those who have
+// none.
+func (rec *recorder) WriteString(s string) (int, error) {
+	if rec.status == 0 {
+		rec.WriteHeader(http.StatusOK)
+	}
+	if rec.act == actPass && rec.w != nil {
+		return io.WriteString(rec.w, s)
+	}
+	return record(rec, s)
+}
+
+// record writes what does not go straight to the client.
+func record[T string | []byte](rec *recorder, p T) (int, error) {
+	switch {
+	case rec.act != actKeep:
+		return len(p), nil
 	case !bodyAllowed(rec.status):
 		return 0, http.ErrBodyNotAllowed
 	}
 	rec.ahead(len(p))
-	n, err := rec.answer.live.write(rec.f.ctx, p)
+	n, err := writeTo(rec.f.ctx, rec.answer.live, p)
 	if err == errNoReader && rec.bare { // the client has its 304; the rest is for nobody
 		return len(p), nil
 	}
@@ -263,7 +280,7 @@ func (rec *recorder) finish() {
 	}
 	var trailer []field
 	if rec.act == actPass || rec.act == actKeep {
-		trailer = rec.trailers()
+		trailer = trailersOf(rec.h)
 	}
 	rec.f.end(nil, trailer)
 	if rec.w == nil {
@@ -318,11 +335,11 @@ func (rec *recorder) abort() {
 	}
 }
 
-// trailers returns the trailer fields that the handler has set.
-func (rec *recorder) trailers() []field {
+// trailersOf returns the trailer fields that the handler has set in h.
+func trailersOf(h http.Header) []field {
 	var out []field
-	declared := fieldNames(strings.Join(rec.h["Trailer"], ","))
-	for name, values := range rec.h {
+	declared := namedFields(h["Trailer"])
+	for name, values := range h {
 		plain, prefixed := strings.CutPrefix(name, http.TrailerPrefix)
 		if prefixed || slices.Contains(declared, name) {
 			out = append(out, field{name: http.CanonicalHeaderKey(plain), values: slices.Clip(slices.Clone(values))})
@@ -332,10 +349,10 @@ func (rec *recorder) trailers() []field {
 	return out
 }
 
-// sendTrailers sends what trailers has returned.
+// sendTrailers sends what trailersOf has returned.
 func (rec *recorder) sendTrailers(trailer []field) {
 	h := rec.w.Header()
-	declared := fieldNames(strings.Join(h["Trailer"], ","))
+	declared := namedFields(h["Trailer"])
 	for _, t := range trailer {
 		if slices.Contains(declared, t.name) {
 			h[t.name] = t.values
@@ -358,13 +375,6 @@ func (f *flight) forward() forward {
 		return forward{why: "vary-miss"}
 	}
 	return forward{why: "uri-miss"}
-}
-
-// addStatus adds to the Cache-Status of a response that was forwarded.
-func (c *Cache) addStatus(h http.Header, line func() string) {
-	if c.statusName != "" {
-		h["Cache-Status"] = appendStatus(h["Cache-Status"], line())
-	}
 }
 
 // wall returns the time of day at now.

@@ -16,6 +16,7 @@ type lookup struct {
 	ifNoneMatch, ifModifiedSince, ranges, ifRange []string
 
 	authorized bool   // it carries Authorization
+	cookie     bool   // it carries Cookie
 	bypass     reason // why it must not touch the cache, or reasonNone
 
 	guard guardFields
@@ -55,6 +56,8 @@ func (l *lookup) read(r *http.Request, ignoreDirectives bool) {
 			l.bypass = reasonPrecondition
 		case "Authorization":
 			l.authorized = true
+		case "Cookie":
+			l.cookie = true
 		case "Upgrade":
 			l.bypass = reasonUpgrade
 		case "Content-Length", "Transfer-Encoding":
@@ -67,9 +70,7 @@ func (l *lookup) read(r *http.Request, ignoreDirectives bool) {
 			if name[0] != 'X' {
 				continue
 			}
-			if isGuardField(name) {
-				l.guard.add(name)
-			} else if isOverrideField(name) {
+			if !l.guard.add(name) && isOverrideField(name) {
 				l.bypass = reasonMethodOverride
 			}
 		}

@@ -72,6 +72,45 @@ func (f *forward) line(name string) string {
 	return string(b)
 }
 
+// forwardWhys are the values that forward.why has, the most frequent first.
+var forwardWhys = [...]string{"uri-miss", "bypass", "method", "stale", "vary-miss", "request", "partial"}
+
+// A forwardTable keeps the members that forwarded has made, so that a request
+// that is passed on costs no new one.
+type forwardTable [len(forwardWhys)][2][reasonCount]atomic.Pointer[[]string]
+
+// forwarded returns the member for fw, with the detail why, as the lines of a
+// field. Others have them too: they must not be changed.
+func (c *Cache) forwarded(fw forward, why reason) []string {
+	fw.detail = why.String()
+	i, stored := slices.Index(forwardWhys[:], fw.why), 0
+	if fw.stored {
+		stored = 1
+	}
+	if i < 0 || fw.status != 0 || fw.collapsed {
+		return []string{fw.line(c.statusName)}
+	}
+	slot := &c.forwards[i][stored][why]
+	if lines := slot.Load(); lines != nil {
+		return *lines
+	}
+	lines := []string{fw.line(c.statusName)}
+	slot.Store(&lines)
+	return lines
+}
+
+// addStatus adds to the Cache-Status of a response that was forwarded.
+func (c *Cache) addStatus(h http.Header, fw forward, why reason) {
+	if c.statusName == "" {
+		return
+	}
+	lines := c.forwarded(fw, why)
+	if upstream := h["Cache-Status"]; len(upstream) > 0 {
+		lines = appendStatus(upstream, lines[0])
+	}
+	h["Cache-Status"] = lines
+}
+
 // A stamp is the part of a header that differs from one second to the next.
 type stamp struct {
 	age    []string

@@ -25,22 +25,23 @@ type shard struct {
 	mu      sync.Mutex
 	entries map[uint64]*entry
 	tags    map[string]map[*entry]struct{}
-	flights map[uint64][]*flight
-	unfit   *simplelru.LRU[uint64, time.Duration] // hit-for-miss: until when
+	flights map[uint64]*flight // and those after it
+	unfit   *simplelru.LRU[uint64, *unfitKey]
+	purges  uint64 // how often something was purged
 
 	counts [outcomeCount]atomic.Uint64
 	_      [64]byte
 }
 
 func newShard() *shard {
-	unfit, err := simplelru.NewLRU[uint64, time.Duration](unfitPerShard, nil)
+	unfit, err := simplelru.NewLRU[uint64, *unfitKey](unfitPerShard, nil)
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
 	return &shard{
 		entries: map[uint64]*entry{},
 		tags:    map[string]map[*entry]struct{}{},
-		flights: map[uint64][]*flight{},
+		flights: map[uint64]*flight{},
 		unfit:   unfit,
 	}
 }
@@ -275,11 +276,10 @@ func (c *Cache) purgeKey(key string, soft bool) int {
 			found = append(found, e)
 		}
 	}
-	for _, f := range s.flights[hash] {
-		if f.key == key {
-			f.doomed = true
-		}
+	for f := s.flights[hash]; f != nil; f = f.next {
+		f.doomed = f.doomed || f.key == key
 	}
+	s.purges++
 	s.unfit.Remove(hash)
 	c.purgeLocked(s, found, soft)
 	s.mu.Unlock()
@@ -298,11 +298,12 @@ func (c *Cache) purgeAll(match func(key string) bool, soft bool) (n int) {
 				}
 			}
 		}
-		for _, flights := range s.flights {
-			for _, f := range flights {
+		for _, f := range s.flights {
+			for ; f != nil; f = f.next {
 				f.doomed = f.doomed || match(f.key)
 			}
 		}
+		s.purges++
 		s.unfit.Purge()
 		c.purgeLocked(s, found, soft)
 		s.mu.Unlock()
@@ -319,11 +320,12 @@ func (c *Cache) purgeTag(tag string, soft bool) (n int) {
 		for e := range s.tags[tag] {
 			found = append(found, e)
 		}
-		for _, flights := range s.flights {
-			for _, f := range flights {
+		for _, f := range s.flights {
+			for ; f != nil; f = f.next {
 				f.deadTags = append(f.deadTags, tag) // its tags may not be known yet
 			}
 		}
+		s.purges++
 		c.purgeLocked(s, found, soft)
 		s.mu.Unlock()
 		n += c.purged(found, soft)
@@ -351,12 +353,39 @@ func (c *Cache) purged(found []*entry, soft bool) int {
 	return len(found)
 }
 
-// setUnfit remembers that answers to a key are not shared, so that nobody
-// waits for another's in vain.
-func (s *shard) setUnfit(hash uint64, until time.Duration) {
+// An unfitKey is a key whose answers are not shared, so that nobody waits for
+// another's in vain (hit-for-miss).
+type unfitKey struct {
+	key   string
+	until atomic.Int64 // a time since Cache.base
+}
+
+// setUnfit remembers that the answers to a key are not shared.
+func (s *shard) setUnfit(key string, hash uint64, until time.Duration) {
+	u := &unfitKey{key: key}
+	u.until.Store(int64(until))
 	s.mu.Lock()
-	s.unfit.Add(hash, until)
+	s.unfit.Add(hash, u)
 	s.mu.Unlock()
+}
+
+// extend makes u unfit for d from now. It is called for every answer, so it
+// leaves alone what is long enough.
+func (u *unfitKey) extend(now, d time.Duration) {
+	if until := time.Duration(u.until.Load()); until < now+d-d/8 || until > now+d {
+		u.until.Store(int64(now + d))
+	}
+}
+
+// unfitLocked returns the key with this hash whose answers are not shared, or
+// nil.
+func (s *shard) unfitLocked(hash uint64, now time.Duration) *unfitKey {
+	u, ok := s.unfit.Get(hash)
+	if ok && int64(now) >= u.until.Load() {
+		s.unfit.Remove(hash)
+		return nil
+	}
+	return u
 }
 
 // splitTags splits the tags of a response: Surrogate-Key separates them with

@@ -85,9 +85,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 				e = p
 			}
 		}
-		f, lead := c.join(hash, key, r.Header, plain, func(others bool) *flight {
-			return c.newFlight(r.Context(), r, &l, key, hash, t.shared(), e, others)
-		})
+		f, lead := c.join(r, &l, key, hash, t.shared(), plain, e)
 		if lead {
 			resp, err := t.lead(r, &l, f)
 			if resp == nil && err == nil {
@@ -149,9 +147,7 @@ func (t *transport) pass(r *http.Request, result Result, why reason, fwd string,
 	}
 	see(resp)
 	if why != reasonUpgrade {
-		c.addStatus(resp.Header, func() string {
-			return (&forward{why: fwd, detail: why.String()}).line(c.statusName)
-		})
+		c.addStatus(resp.Header, forward{why: fwd}, why)
 	}
 	c.done(r, 0, result, why)
 	return resp, nil
@@ -234,7 +230,6 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 		c.done(r, f.hash, Hit, reasonNone)
 		return rep.response(r, c.stampAt(e, c.now())), nil
 	}
-	stop := f.watch(r.Context())
 	out := f.request(r, l)
 	go func() {
 		defer c.fillTime.since(c, f.started)
@@ -256,13 +251,12 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 				return
 			}
 			c.done(r, f.hash, result, why)
-			first <- begun{resp: t.begin(r, l, f, resp, e, result, why, stop)}
+			first <- begun{resp: t.begin(r, l, f, resp, e, result, why)}
 		})
 	}()
 	select {
 	case b := <-first:
 		if b.resp == nil {
-			stop()
 			f.cancel(nil)
 		}
 		if b.thrown != nil {
@@ -272,6 +266,7 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 	case <-r.Context().Done():
 		// The call goes on if others wait for it. Whoever gets the response
 		// closes it.
+		f.leaderLeaves()
 		go func() {
 			if b := <-first; b.resp != nil {
 				b.resp.Body.Close()
@@ -282,15 +277,14 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 }
 
 // begin returns the response that the leader's caller gets.
-func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Response, e *entry, result Result, why reason, stop func() bool) *http.Response {
+func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Response, e *entry, result Result, why reason) *http.Response {
 	c := t.c
 	now := c.now()
 	fw := f.forward()
-	fw.detail = why.String()
 	if e == nil { // as it came
-		c.addStatus(resp.Header, func() string { return fw.line(c.statusName) })
+		c.addStatus(resp.Header, fw, why)
 		resp.Request = r
-		resp.Body = &guardedBody{resp.Body, func() { stop(); f.cancel(nil) }, sync.Once{}}
+		resp.Body = &guardedBody{resp.Body, func() { f.cancel(nil) }, sync.Once{}}
 		return resp
 	}
 	rep, ok := l.replyFor(e, c.wall(now))
@@ -298,7 +292,7 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 		rep = reply{e: e, status: e.status}
 	}
 	if e.live == nil { // from the store
-		defer func() { stop(); f.cancel(nil) }()
+		defer f.cancel(nil)
 		if resp != nil && rep.status != resp.StatusCode {
 			fw.status = resp.StatusCode
 		}
@@ -317,31 +311,21 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 	}
 	fw.stored = true
 	if rep.bare {
-		defer f.follower(stop)()
+		f.leaderLeaves()
 		return rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
 	}
 	if e.status != resp.StatusCode { // the rest of a part, which makes it whole
 		out := rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
 		out.ContentLength = e.size
-		out.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.follower(stop)}
+		out.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.leaderLeaves}
 		return out
 	}
 	copied := *resp
 	copied.Header = resp.Header.Clone()
-	c.addStatus(copied.Header, func() string { return fw.line(c.statusName) })
+	c.addStatus(copied.Header, fw, why)
 	copied.Request = r
-	copied.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.follower(stop)}
+	copied.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.leaderLeaves}
 	return &copied
-}
-
-// follower returns what the leader's caller does when it is through: it leaves
-// the flight, unless its context has done so.
-func (f *flight) follower(stop func() bool) func() {
-	return sync.OnceFunc(func() {
-		if stop() {
-			f.leave()
-		}
-	})
 }
 
 // follow answers from what f's leader gets. ok is false if the request has to

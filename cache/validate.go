@@ -9,7 +9,7 @@ import (
 
 // freshen returns what a 304 makes of the stored response it confirms
 // (RFC 9111 §4.3.4), and stores it in the old one's place.
-func (f *flight) freshen(h, outer http.Header, now time.Duration) *entry {
+func (f *flight) freshen(h http.Header, outer *outerFields, now time.Duration) *entry {
 	old := f.stale
 	if !old.identifiedBy(h) {
 		return old // it confirms something else, which must not update this
@@ -55,7 +55,7 @@ func (e *entry) identifiedBy(h http.Header) bool {
 
 // update returns old with the header fields of a newer response put over its
 // own (RFC 9111 §3.2), and whether it may still be stored.
-func (c *Cache) update(old *entry, h, outer http.Header, now, started time.Duration, request http.Header, shared bool) (*entry, bool) {
+func (c *Cache) update(old *entry, h http.Header, outer *outerFields, now, started time.Duration, request http.Header, shared bool) (*entry, bool) {
 	wall := c.wall(now)
 	e := old.clone()
 	e.requested, e.received = started, now

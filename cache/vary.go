@@ -35,6 +35,18 @@ func varyNames(lines []string) (names []string, any bool) {
 	return slices.Compact(names), any
 }
 
+// varyAny reports what varyNames does as any.
+func varyAny(lines []string) bool {
+	for _, s := range lines {
+		for name := range strings.SplitSeq(s, ",") {
+			if name = strings.Trim(name, " \t"); name != "" && (name == "*" || !isToken(name)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // A Normalizer maps the lines of a request header field to one value. Requests
 // whose values are equal count as the same when a response's Vary names the
 // field.

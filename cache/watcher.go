@@ -1,0 +1,258 @@
+package cache
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// A watcher is the ResponseWriter of a request whose answer goes straight to
+// the client: the cache has no answer to it, or knows that the last one to its
+// key was not fit to keep. It sees the header go by, and may then write the
+// body down as it passes. The handler sees the client's own header.
+type watcher struct {
+	http.ResponseWriter
+	c *Cache
+	r *http.Request
+
+	job    watchJob
+	result Result
+	why    reason
+	fwd    string // why it was forwarded, for Cache-Status
+
+	seen     bool    // the header has gone by
+	returned bool    // the handler has returned
+	keep     *flight // stores the answer as it passes, or nil
+
+	// What some jobs need.
+	hash    uint64
+	key     string
+	started time.Duration
+	outer   outerFields
+	asker   asker
+	unfit   *unfitKey
+	purges  uint64 // of the shard, when the request came
+}
+
+// A watchJob is what a watcher does with the header.
+type watchJob uint8
+
+const (
+	jobNone   watchJob = iota
+	jobHead            // update what is stored
+	jobUnsafe          // invalidate what the request may have changed
+	jobUnfit           // see whether the answers are still not fit to keep
+)
+
+// pass calls next with the watcher.
+func (w *watcher) pass(next http.Handler) {
+	defer w.end()
+	if w.why == reasonUpgrade {
+		next.ServeHTTP(w.ResponseWriter, w.r)
+		w.returned = true
+		return
+	}
+	next.ServeHTTP(w, w.r)
+	w.returned = true
+	if !w.seen {
+		w.WriteHeader(http.StatusOK)
+	}
+}
+
+// end counts the request, and ends what is kept. It runs when the handler
+// panics, too.
+func (w *watcher) end() {
+	c := w.c
+	if w.keep != nil {
+		var err error
+		if !w.returned {
+			err = errAborted
+		}
+		w.keep.end(err, trailersOf(w.ResponseWriter.Header()))
+	}
+	switch w.job {
+	case jobUnsafe:
+		if !w.returned {
+			c.invalidate(w.r, realmHandler, nil) // who knows how far it came
+		}
+	case jobUnfit:
+		c.fillTime.since(c, w.started)
+	}
+	if !w.returned {
+		w.result = Failed
+		if w.job == jobUnfit {
+			w.why = reasonAborted
+		}
+	}
+	c.done(w.r, w.hash, w.result, w.why)
+}
+
+// look does the watcher's job, before the client sees the header.
+func (w *watcher) look(status int, h http.Header) {
+	c := w.c
+	fw, detail := forward{why: w.fwd}, w.why
+	switch w.job {
+	case jobHead:
+		if status == http.StatusOK {
+			c.updateFromHead(w.r, h, &w.outer, w.key, w.hash, w.started, true)
+		}
+	case jobUnsafe:
+		detail = reasonNone
+		if status < 400 {
+			c.invalidate(w.r, realmHandler, h)
+			w.keep = c.keepPost(w.r, status, h, &w.outer, w.started)
+		}
+	case jobUnfit:
+		w.judge(status, h)
+		detail = w.why
+	}
+	fw.stored = w.keep != nil
+	c.addStatus(h, fw, detail)
+}
+
+// passUnfit answers a request for something that is not stored, and was not
+// fit to be when it was last asked for: it calls next and nobody waits. It
+// reports false if the request is not of that kind.
+func (h *handler) passUnfit(w http.ResponseWriter, r *http.Request, l *lookup, key []byte, hash uint64, now time.Duration) bool {
+	c := h.c
+	if l.head || len(l.ranges) > 0 || l.cc.onlyIfCached || c.tier != nil {
+		return false
+	}
+	s := c.shard(hash)
+	s.mu.Lock()
+	u, purges := s.unfitLocked(hash, now), s.purges
+	known := s.entries[hash] != nil
+	s.mu.Unlock()
+	if u == nil || u.key != string(key) || known {
+		return false
+	}
+	ww := &watcher{
+		ResponseWriter: w, c: c, r: r, job: jobUnfit, fwd: "uri-miss",
+		hash: hash, started: now, asker: l.asker(true), unfit: u, purges: purges,
+	}
+	ww.outer.note(w.Header())
+	ww.pass(h.next)
+	return true
+}
+
+// judge finds out whether an answer to an unfit key is fit to keep again.
+func (w *watcher) judge(status int, h http.Header) {
+	c := w.c
+	now := c.now()
+	if errors.Is(w.r.Context().Err(), context.Canceled) {
+		w.result, w.why = Failed, reasonClientGone
+		return
+	}
+	d := responseDirectives(h, c.targets)
+	if _, w.why = c.judge(w.asker, status, h, &d, c.wall(now)); w.why != reasonNone {
+		w.result = resultOf(w.why)
+		w.unfit.extend(now, c.unfitFor(status))
+		return
+	}
+	w.result = Miss
+	if f := w.takeOff(); f != nil {
+		act, _, result, why := f.respond(status, h, &w.outer)
+		w.result, w.why = result, why
+		if act != actKeep {
+			f.end(errAborted, nil)
+			return
+		}
+		w.keep = f
+	}
+}
+
+// takeOff returns a flight that stores the answer, or nil if this one can't
+// be: something was purged or stored meanwhile, or what it varies by may not be
+// in the request any more. Then the next request will lead a flight.
+func (w *watcher) takeOff() *flight {
+	c, h := w.c, w.ResponseWriter.Header()
+	s := c.shard(w.hash)
+	f := c.newFlight(w.r.Context(), w.asker, w.unfit.key, w.hash, w.r.Header.Clone(), nil)
+	f.started, f.unfit = w.started, true
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u, _ := s.unfit.Peek(w.hash); u == w.unfit {
+		s.unfit.Remove(w.hash)
+	}
+	if len(h["Vary"]) > 0 || s.purges != w.purges || s.entries[w.hash] != nil {
+		return nil
+	}
+	s.boardLocked(f)
+	return f
+}
+
+func (w *watcher) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *watcher) WriteHeader(status int) {
+	if !w.seen && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.seen = true
+		w.look(status, w.ResponseWriter.Header())
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *watcher) Write(p []byte) (int, error) {
+	if !w.seen {
+		w.WriteHeader(http.StatusOK)
+	}
+	n, err := w.ResponseWriter.Write(p)
+	if w.keep != nil {
+		writeDown(w, p[:n], err)
+	}
+	return n, err
+}
+
+// WriteString spares the copy that [io.WriteString] makes for those who have
+// none.
+func (w *watcher) WriteString(s string) (int, error) {
+	if !w.seen {
+		w.WriteHeader(http.StatusOK)
+	}
+	n, err := io.WriteString(w.ResponseWriter, s)
+	if w.keep != nil {
+		writeDown(w, s[:n], err)
+	}
+	return n, err
+}
+
+// writeDown keeps what has been sent to the client.
+func writeDown[T string | []byte](w *watcher, p T, err error) {
+	if _, kerr := writeTo(w.keep.ctx, w.keep.entry.live, p); kerr != nil || err != nil {
+		w.keep.end(errAborted, nil)
+		w.keep = nil
+	}
+}
+
+func (w *watcher) ReadFrom(src io.Reader) (int64, error) {
+	if !w.seen {
+		w.WriteHeader(http.StatusOK)
+	}
+	if w.keep != nil {
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
+	return io.Copy(w.ResponseWriter, src)
+}
+
+func (w *watcher) Flush() { w.FlushError() }
+
+func (w *watcher) FlushError() error {
+	if !w.seen {
+		w.WriteHeader(http.StatusOK)
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+func (w *watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil {
+		w.seen = true
+		if w.job == jobUnfit {
+			w.result, w.why = Bypass, reasonUpgrade
+		}
+	}
+	return conn, rw, err
+}
