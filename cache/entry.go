@@ -75,7 +75,7 @@ type field struct {
 }
 
 const (
-	entryOverhead = int64(unsafe.Sizeof(entry{})) + 64 // and its slot in the map, twice over
+	entryOverhead = int64(unsafe.Sizeof(entry{})) + 64 + 8*sketchWords // and its slot in the map, twice over, and in the sketch
 	fieldOverhead = int64(unsafe.Sizeof(field{})) + 16
 	tagOverhead   = 80
 )

@@ -266,25 +266,34 @@ func (q *queue) toFront(e *entry) {
 	}
 }
 
-// A sketch counts how often hashes were seen lately, in four bits each: a
-// count-min sketch of four rows, halved after every ten counts per entry, so
-// that old fame fades.
+// A sketch counts how often hashes were seen lately, in eight bits each: a
+// count-min sketch of four rows, of which only the lowest counters are raised
+// (Estan, Varghese 2002), halved after every twenty counts per entry, so that
+// old fame fades.
 type sketch struct {
-	words []uint64 // 16 counters each
+	words []uint64 // 8 counters each, 2 for every row
 	mask  uint64
 	adds  int
 }
 
-const sketchRows = 4
+const (
+	sketchRows  = 4
+	sketchWords = 4  // for each entry
+	sketchAge   = 20 // counts for each entry until all are halved
+)
 
-// resize makes room for n entries, a power of two, and forgets all counts.
+// resize makes room for n entries, a power of two. Every counter of the
+// smaller sketch becomes several, so that nothing is forgotten.
 func (s *sketch) resize(n int) {
-	s.words = make([]uint64, 2*n) // sixteen counters per entry
+	old := s.words
+	s.words = make([]uint64, sketchWords*n)
 	s.mask = uint64(len(s.words) - 1)
-	s.adds = 0
+	for i := 0; len(old) > 0 && i < len(s.words); i += len(old) {
+		copy(s.words[i:], old)
+	}
 }
 
-func (s *sketch) capacity() int { return len(s.words) / 2 }
+func (s *sketch) capacity() int { return len(s.words) / sketchWords }
 
 // at returns the word and the shift of a hash's counter in a row.
 func (s *sketch) at(h uint64, row int) (word uint64, shift uint) {
@@ -295,18 +304,24 @@ func (s *sketch) at(h uint64, row int) (word uint64, shift uint) {
 }
 
 func (s *sketch) add(h uint64) {
-	added := false
+	var words [sketchRows]*uint64
+	var shifts [sketchRows]uint
+	least := uint64(255)
 	for row := range sketchRows {
 		w, shift := s.at(h, row)
-		if s.words[w]>>shift&255 < 255 {
-			s.words[w] += 1 << shift
-			added = true
+		words[row], shifts[row] = &s.words[w], shift
+		least = min(least, *words[row]>>shift&255)
+	}
+	if least == 255 {
+		return
+	}
+	for row, w := range words {
+		if shift := shifts[row]; *w>>shift&255 == least {
+			*w += 1 << shift
 		}
 	}
-	if added {
-		if s.adds++; s.adds >= 10*s.capacity() {
-			s.age()
-		}
+	if s.adds++; s.adds >= sketchAge*s.capacity() {
+		s.age()
 	}
 }
 

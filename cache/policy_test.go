@@ -122,7 +122,10 @@ func TestThePolicyBeatsTheLibrariesOnZipf(t *testing.T) {
 		l.request(k, true)
 	}
 	t.Logf("zipf: %.2f %%, LRU %.2f %%", s.ratio(), l.ratio())
-	require.Greater(t, s.ratio(), l.ratio()+2)
+	require.Greater(t, s.ratio(), l.ratio()+2.5)
+	if scale() == 1 {
+		require.InDelta(t, 81.4, s.ratio(), 0.05)
+	}
 }
 
 func TestAScanDoesNotFlushThePolicy(t *testing.T) {
@@ -144,7 +147,10 @@ func TestAScanDoesNotFlushThePolicy(t *testing.T) {
 		}
 	}
 	t.Logf("zipf with scans: %.2f %%, LRU %.2f %%", s.ratio(), l.ratio())
-	require.Greater(t, s.ratio(), l.ratio()+6)
+	require.Greater(t, s.ratio(), l.ratio()+7)
+	if scale() == 1 {
+		require.Greater(t, s.ratio(), 80.4)
+	}
 }
 
 func TestThePolicyPrefersSmallResponses(t *testing.T) {
@@ -173,5 +179,31 @@ func TestThePolicyPrefersSmallResponses(t *testing.T) {
 		}
 		t.Logf("log-normal sizes, one-hit-wonders %v: %.2f %%, LRU %.2f %%", oneHit, s.ratio(), l.ratio())
 		require.Greater(t, s.ratio(), l.ratio()+8)
+		if scale() == 1 && !oneHit {
+			require.Greater(t, s.ratio(), l.ratio()+12)
+		}
+	}
+}
+
+func TestTheSketchRemembersWhenItGrows(t *testing.T) {
+	var s sketch
+	s.resize(64)
+	want := map[uint64]uint64{}
+	for i := range uint64(40) {
+		h := (i + 1) * 0x9e3779b97f4a7c15
+		for range i%9 + 1 {
+			s.add(h)
+		}
+		want[h] = s.count(h)
+		require.GreaterOrEqual(t, want[h], i%9+1, "it never counts too few")
+	}
+	for h := range want {
+		want[h] = s.count(h)
+	}
+	for _, n := range []int{128, 512} {
+		s.resize(n)
+		for h, count := range want {
+			require.Equal(t, count, s.count(h))
+		}
 	}
 }
