@@ -333,3 +333,41 @@ func ExampleRetry() {
 	// POST 502
 	// 1
 }
+
+// A bad deploy: one of three backends runs a version that says it is ready and
+// answers 500 to everything. That status is not retried by default, since it
+// may be the answer that the request deserves; here it is. What may be sent
+// twice is answered well from the first request on, and after five failures the
+// backend is left out.
+func ExampleRetry_badDeploy() {
+	one, two := backend("version 1"), backend("version 1")
+	defer one.Close()
+	defer two.Close()
+	bad := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "no such column", http.StatusInternalServerError)
+	}))
+	defer bad.Close()
+
+	pool := balancer.MustNew(balancer.Config{
+		Backends: []balancer.Backend{{ID: "one", URL: one.URL}, {ID: "two", URL: two.URL}, {ID: "three", URL: bad.URL}},
+		Policy:   balancer.RoundRobin(), // so that it gets its share; Latency avoids it after its first failure
+		Retry: balancer.Retry{When: func(resp *http.Response, err error) bool {
+			return err != nil || resp.StatusCode >= 500
+		}},
+	})
+	answers := map[int]int{}
+	for range 30 {
+		w := httptest.NewRecorder()
+		pool.Proxy().ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		answers[w.Code]++
+	}
+	fmt.Println(answers, pool.Stats().Retries, "retries")
+	for _, b := range pool.Backends() {
+		fmt.Println(b.Backend.ID, b.State)
+	}
+	// Output:
+	// map[200:30] 5 retries
+	// one ready
+	// two ready
+	// three ejected
+}

@@ -13,6 +13,7 @@ const (
 	minPenalty    = time.Second     // what a failure counts as, at least,
 	maxPenalty    = 5 * time.Second // and at most
 	meanEvery     = 100 * time.Millisecond
+	cheaper       = 0.8 // a cost must be below this share of another to be lower
 )
 
 // Latency returns the default Policy: of a few backends drawn by weight it
@@ -29,6 +30,10 @@ const (
 // for 5 seconds fades to it; a backend that was idle for 3 seconds gets one
 // request the next time it is drawn, so that nobody is forgotten. After failures
 // in a row these times are longer.
+//
+// Costs that differ by less than a fifth count as equal, and the backend that
+// was drawn first gets the request. Without that, requests that come one after
+// the other would nearly all go to the one that was a hair faster last.
 //
 // Choices is how many are drawn, from 2 to 8. Zero means 3: in the simulation
 // it has a shorter tail than 2, and more do not shorten it much.
@@ -55,7 +60,7 @@ func (p latencyPolicy) Picker(ready []*Endpoint) Picker {
 			if b != best {
 				cost := b.cost(c.Now)
 				winner, loser := best, b
-				if cost < least {
+				if cost < least*cheaper {
 					winner, loser, least = b, best, cost
 				}
 				if c.Try == 0 && loser.idle(c.Now) {

@@ -1,5 +1,11 @@
 package balancer
 
+import (
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
 // Collect emits every metric with its present value. Kind is "counter" or
 // "gauge"; labels alternate names and values. The pool label is Config.Name,
 // the upstream label is the ID of a backend. All series of a name come one
@@ -52,9 +58,56 @@ func (b *Balancer) Collect(emit func(name, help, kind string, value float64, lab
 	})
 }
 
+// Collect emits every metric with its present value, as [Balancer.Collect]
+// does. The split label is SplitConfig.Name, the pool label the Config.Name of a
+// pool.
+func (s *Splitter) Collect(emit func(name, help, kind string, value float64, labels ...string)) {
+	list := s.Stats()
+	for _, x := range list {
+		const name, help = "spillway_balancer_split_requests_total", "Requests that a pool got, by what decided."
+		emit(name, help, "counter", float64(x.ByShare), "split", s.name, "pool", x.Pool, "by", "share")
+		emit(name, help, "counter", float64(x.ByRule), "split", s.name, "pool", x.Pool, "by", "rule")
+	}
+	for _, x := range list {
+		emit("spillway_balancer_split_share_ratio", "Share of a pool in the requests that no rule matches.", "gauge",
+			x.Share, "split", s.name, "pool", x.Pool)
+	}
+}
+
 func flag(x bool) float64 {
 	if x {
 		return 1
 	}
 	return 0
+}
+
+// histogram counts durations in the usual buckets.
+type histogram struct {
+	count [len(histogramBounds) + 1]atomic.Uint64
+	sum   atomic.Int64
+}
+
+var histogramBounds = [...]float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5}
+
+func (h *histogram) add(d time.Duration) {
+	i := 0
+	for i < len(histogramBounds) && d.Seconds() > histogramBounds[i] {
+		i++
+	}
+	h.count[i].Add(1)
+	h.sum.Add(int64(d))
+}
+
+func (h *histogram) collect(emit func(suffix string, value float64, labels ...string)) {
+	var sum uint64
+	for i := range h.count {
+		sum += h.count[i].Load()
+		le := "+Inf"
+		if i < len(histogramBounds) {
+			le = strconv.FormatFloat(histogramBounds[i], 'g', -1, 64)
+		}
+		emit("_bucket", float64(sum), "le", le)
+	}
+	emit("_sum", time.Duration(h.sum.Load()).Seconds())
+	emit("_count", float64(sum))
 }

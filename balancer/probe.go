@@ -8,10 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -281,63 +279,4 @@ func firstOf(list ...string) string {
 		}
 	}
 	return ""
-}
-
-// warmUp opens Config.Warm connections to e, once, by asking for nothing on
-// all of them at the same time.
-func (b *Balancer) warmUp(ctx context.Context, e *Endpoint) {
-	if b.cfg.Warm == 0 || !e.warmed.CompareAndSwap(false, true) {
-		return
-	}
-	path := firstOf(b.cfg.Probe.Path, "/")
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.Probe.Timeout)
-	defer cancel()
-	rt := e.leaf(b.own(), b.now()).rt
-	var wg sync.WaitGroup
-	for range b.cfg.Warm {
-		wg.Go(func() {
-			u := *e.url
-			u.Path = path
-			req, err := http.NewRequestWithContext(ctx, http.MethodHead, u.String(), nil)
-			if err != nil {
-				return
-			}
-			req.Header.Set("User-Agent", "spillway-probe")
-			if resp, err := rt.RoundTrip(req); err == nil {
-				resp.Body.Close()
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// histogram counts durations in the usual buckets.
-type histogram struct {
-	count [len(histogramBounds) + 1]atomic.Uint64
-	sum   atomic.Int64
-}
-
-var histogramBounds = [...]float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5}
-
-func (h *histogram) add(d time.Duration) {
-	i := 0
-	for i < len(histogramBounds) && d.Seconds() > histogramBounds[i] {
-		i++
-	}
-	h.count[i].Add(1)
-	h.sum.Add(int64(d))
-}
-
-func (h *histogram) collect(emit func(suffix string, value float64, labels ...string)) {
-	var sum uint64
-	for i := range h.count {
-		sum += h.count[i].Load()
-		le := "+Inf"
-		if i < len(histogramBounds) {
-			le = strconv.FormatFloat(histogramBounds[i], 'g', -1, 64)
-		}
-		emit("_bucket", float64(sum), "le", le)
-	}
-	emit("_sum", time.Duration(h.sum.Load()).Seconds())
-	emit("_count", float64(sum))
 }

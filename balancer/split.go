@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httputil"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Share is a pool and how much of the requests it gets, relative to the
@@ -27,6 +31,9 @@ type Rule struct {
 
 // SplitConfig configures a [Splitter]. Shares is required.
 type SplitConfig struct {
+	// Name labels the metrics. Empty means "default".
+	Name string
+
 	// Shares are the pools and how much each gets.
 	Shares []Share
 
@@ -44,8 +51,12 @@ type SplitConfig struct {
 // A Splitter divides requests among pools: a canary by share or by rule, or
 // blue and green. It is safe for concurrent use.
 type Splitter struct {
+	name string
 	key  func(*http.Request) string
 	plan atomic.Pointer[plan]
+
+	mu  sync.Mutex // serializes changes of the plan; protects log
+	log changeLog
 }
 
 // A plan is the shares and rules: immutable, replaced as a whole.
@@ -53,13 +64,19 @@ type plan struct {
 	shares []Share
 	upTo   []float64 // ascending to 1
 	rules  []Rule
+	counts map[string]*splitCount // by the name of a pool, each once
+	names  []string               // its keys, in order of the shares and then the rules
 }
+
+// A splitCount is how many requests went to a pool. It outlives the plan for as
+// long as the pool is in the next.
+type splitCount struct{ byShare, byRule atomic.Uint64 }
 
 // NewSplit returns a Splitter, or an error that names every field of cfg that
 // is not valid.
 func NewSplit(cfg SplitConfig) (*Splitter, error) {
-	s := &Splitter{key: cfg.Key}
-	p, err := newPlan("balancer: SplitConfig.", cfg.Shares, cfg.Rules)
+	s := &Splitter{name: firstOf(cfg.Name, "default"), key: cfg.Key}
+	p, err := newPlan("balancer: SplitConfig.", cfg.Shares, cfg.Rules, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +95,8 @@ func Split(shares ...Share) *Splitter {
 	return s
 }
 
-func newPlan(prefix string, shares []Share, rules []Rule) (*plan, error) {
+// newPlan returns a plan that goes on with the counts of the one before.
+func newPlan(prefix string, shares []Share, rules []Rule, before *plan) (*plan, error) {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(prefix+format, args...)) }
 	p := &plan{shares: slices.Clone(shares), rules: slices.Clone(rules)}
@@ -112,66 +130,139 @@ func newPlan(prefix string, shares []Share, rules []Rule) (*plan, error) {
 		at += x.Weight / sum
 		p.upTo = append(p.upTo, at)
 	}
+	p.counts = map[string]*splitCount{}
+	count := func(b *Balancer) {
+		name := b.cfg.Name
+		if p.counts[name] != nil {
+			return
+		}
+		p.names = append(p.names, name)
+		if before != nil && before.counts[name] != nil {
+			p.counts[name] = before.counts[name]
+		} else {
+			p.counts[name] = new(splitCount)
+		}
+	}
+	for _, x := range shares {
+		count(x.Pool)
+	}
+	for _, r := range rules {
+		count(r.To)
+	}
 	return p, nil
+}
+
+// share returns how much of the requests the pools of a name get, from 0 to 1.
+func (p *plan) share(name string) (sum float64) {
+	from := 0.0
+	for i, upTo := range p.upTo {
+		if p.shares[i].Pool.cfg.Name == name {
+			sum += upTo - from
+		}
+		from = upTo
+	}
+	return sum
 }
 
 // SetShares replaces the shares in one step, and returns those before: setting
 // them again is the rollback. Requests in flight end where they are. The rules
 // stay. If the shares are not valid, nothing changes.
 func (s *Splitter) SetShares(shares ...Share) (before []Share, err error) {
-	for {
-		old := s.plan.Load()
-		next, err := newPlan("balancer: SetShares: ", shares, old.rules)
-		if err != nil {
-			return slices.Clone(old.shares), err
-		}
-		if s.plan.CompareAndSwap(old, next) {
-			return slices.Clone(old.shares), nil
-		}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.plan.Load()
+	next, err := newPlan("balancer: SetShares: ", shares, old.rules, old)
+	if err == nil {
+		s.plan.Store(next)
+		s.note(next)
 	}
+	return slices.Clone(old.shares), err
 }
 
 // SetRules replaces the rules in one step. The shares stay.
 func (s *Splitter) SetRules(rules ...Rule) error {
-	for {
-		old := s.plan.Load()
-		next, err := newPlan("balancer: SetRules: ", old.shares, rules)
-		if err != nil {
-			return err
-		}
-		if s.plan.CompareAndSwap(old, next) {
-			return nil
-		}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.plan.Load()
+	next, err := newPlan("balancer: SetRules: ", old.shares, rules, old)
+	if err == nil {
+		s.plan.Store(next)
 	}
+	return err
 }
 
-// Pick returns the pool that r goes to.
+// note is called with s.mu held.
+func (s *Splitter) note(p *plan) {
+	var text strings.Builder
+	for i, name := range p.names {
+		if i > 0 {
+			text.WriteString(", ")
+		}
+		fmt.Fprintf(&text, "%s %.3g %%", name, 100*p.share(name))
+	}
+	s.log.add(time.Now(), s.name+": shares are now "+text.String())
+}
+
+// Pick returns the pool that r goes to, and counts it. [Splitter.Transport] and
+// [Splitter.Proxy] do this themselves.
 func (s *Splitter) Pick(r *http.Request) *Balancer {
 	p := s.plan.Load()
+	b, byRule := p.pick(r, s.key)
+	if c := p.counts[b.cfg.Name]; byRule {
+		c.byRule.Add(1)
+	} else {
+		c.byShare.Add(1)
+	}
+	return b
+}
+
+func (p *plan) pick(r *http.Request, keyOf func(*http.Request) string) (b *Balancer, byRule bool) {
 	for i := range p.rules {
 		if p.rules[i].When(r) {
-			return p.rules[i].To
+			return p.rules[i].To, true
 		}
 	}
 	x := rand.Float64()
-	if s.key != nil {
-		if key := s.key(r); key != "" {
+	if keyOf != nil {
+		if key := keyOf(r); key != "" {
 			// Not the bits that HashBy uses, or a pool would see only a part of them.
 			x = float64(mix(hashString(key)^math.MaxUint32)>>11) / (1 << 53)
 		}
 	}
 	for i, upTo := range p.upTo {
 		if x < upTo {
-			return p.shares[i].Pool
+			return p.shares[i].Pool, false
 		}
 	}
 	// Rounding: the last one that has a share.
 	for i := len(p.shares) - 1; ; i-- {
 		if p.shares[i].Weight > 0 {
-			return p.shares[i].Pool
+			return p.shares[i].Pool, false
 		}
 	}
 }
+
+// SplitStats is a pool of a [Splitter] and what it got.
+type SplitStats struct {
+	Pool            string  // its Name
+	Share           float64 // of the requests that no rule matches, from 0 to 1
+	ByShare, ByRule uint64  // requests
+}
+
+// Stats returns the shares and the counts so far, of the pools that have a share
+// or a rule now. Pools of the same Name are counted as one.
+func (s *Splitter) Stats() []SplitStats {
+	p := s.plan.Load()
+	list := make([]SplitStats, len(p.names))
+	for i, name := range p.names {
+		c := p.counts[name]
+		list[i] = SplitStats{name, p.share(name), c.byShare.Load(), c.byRule.Load()}
+	}
+	return list
+}
+
+// Changes yields the last changes of the shares, at most 64, oldest first.
+func (s *Splitter) Changes() iter.Seq2[time.Time, string] { return changesOf(&s.mu, &s.log) }
 
 // Transport returns a RoundTripper that sends each request through the pool
 // that it belongs to, by that pool's own Config.Transport.
@@ -207,7 +298,7 @@ func (s *Splitter) Proxy() *httputil.ReverseProxy {
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			b, ok := r.Context().Value(poolKey{}).(*Balancer)
 			if !ok {
-				b = s.Pick(r)
+				b, _ = s.plan.Load().pick(r, s.key)
 			}
 			b.answerError(w, r, err)
 		},

@@ -5,9 +5,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -188,4 +190,71 @@ func TestStickyClientMovesWhenItsBackendIsOutAndStaysThere(t *testing.T) {
 	}))
 	got, _ = ask(rt2, cookie)
 	require.Equal(t, home, got)
+}
+
+func TestASplitterCountsWhatEachPoolGetsAndWhy(t *testing.T) {
+	stable, canary := named(t, "stable"), named(t, "canary")
+	s, err := balancer.NewSplit(balancer.SplitConfig{
+		Name:   "shop",
+		Shares: []balancer.Share{{Pool: stable, Weight: 3}, {Pool: canary, Weight: 1}},
+		Key:    balancer.ByHeader("User"),
+		Rules:  []balancer.Rule{{When: func(r *http.Request) bool { return r.Header.Get("Tester") != "" }, To: canary}},
+	})
+	require.NoError(t, err)
+	collect := func() (got []string) {
+		s.Collect(func(name, help, kind string, value float64, labels ...string) {
+			require.NotEmpty(t, help)
+			require.Equal(t, map[bool]string{true: "counter", false: "gauge"}[strings.HasSuffix(name, "_total")], kind)
+			got = append(got, fmt.Sprint(strings.TrimPrefix(name, "spillway_balancer_split_"), labels, " ", value))
+		})
+		return got
+	}
+	require.Equal(t, []string{
+		"requests_total[split shop pool stable by share] 0",
+		"requests_total[split shop pool stable by rule] 0",
+		"requests_total[split shop pool canary by share] 0",
+		"requests_total[split shop pool canary by rule] 0",
+		"share_ratio[split shop pool stable] 0.75",
+		"share_ratio[split shop pool canary] 0.25",
+	}, collect(), "from the start")
+
+	front := httptest.NewServer(s.Proxy())
+	t.Cleanup(front.Close)
+	want := map[string]int{}
+	for i := range 20 {
+		req, err := http.NewRequest("GET", front.URL, nil)
+		require.NoError(t, err)
+		req.Header.Set("User", fmt.Sprint("u", i))
+		if i < 3 {
+			req.Header.Set("Tester", "yes")
+		}
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		resp.Body.Close()
+		want[string(body)]++
+	}
+	require.Equal(t, []balancer.SplitStats{
+		{Pool: "stable", Share: 0.75, ByShare: uint64(want["stable"])},
+		{Pool: "canary", Share: 0.25, ByShare: uint64(want["canary"] - 3), ByRule: 3},
+	}, s.Stats(), "each request once")
+
+	_, err = s.SetShares(balancer.Share{Pool: stable, Weight: 1})
+	require.NoError(t, err)
+	require.Equal(t, []balancer.SplitStats{
+		{Pool: "stable", Share: 1, ByShare: uint64(want["stable"])},
+		{Pool: "canary", ByShare: uint64(want["canary"] - 3), ByRule: 3},
+	}, s.Stats(), "the rule still leads there, so nothing is forgotten")
+	require.NoError(t, s.SetRules())
+	require.Len(t, s.Stats(), 1)
+
+	_, err = s.SetShares(balancer.Share{Pool: stable, Weight: -1})
+	require.Error(t, err)
+	var changes []string
+	for at, text := range s.Changes() {
+		require.WithinDuration(t, time.Now(), at, time.Minute)
+		changes = append(changes, text)
+	}
+	require.Equal(t, []string{"shop: shares are now stable 100 %, canary 0 %"}, changes)
 }

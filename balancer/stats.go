@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -123,12 +124,29 @@ type changeLog struct {
 	n int // ever noted
 }
 
-// note adds a line to the log. The caller holds b.mu.
-func (b *Balancer) note(now time.Duration, text string) {
-	l := &b.log.list[b.log.n%len(b.log.list)]
-	l.at, l.text = b.base.Add(now), text
-	b.log.n++
+// add is called with the lock held that protects l.
+func (l *changeLog) add(at time.Time, text string) {
+	x := &l.list[l.n%len(l.list)]
+	x.at, x.text = at, text
+	l.n++
 }
+
+// changesOf yields what is in a log that mu protects, oldest first.
+func changesOf(mu *sync.Mutex, log *changeLog) iter.Seq2[time.Time, string] {
+	return func(yield func(time.Time, string) bool) {
+		mu.Lock()
+		l := *log
+		mu.Unlock()
+		for i := max(0, l.n-len(l.list)); i < l.n; i++ {
+			if x := l.list[i%len(l.list)]; !yield(x.at, x.text) {
+				return
+			}
+		}
+	}
+}
+
+// note adds a line to the log. The caller holds b.mu.
+func (b *Balancer) note(now time.Duration, text string) { b.log.add(b.base.Add(now), text) }
 
 // noteChange is called with b.mu held; the hook is told after.
 func (b *Balancer) noteChange(now time.Duration, e *Endpoint, to State, why string) {
@@ -183,19 +201,7 @@ func (b *Balancer) callHook(c Change) {
 
 // Changes yields the last changes, at most 64, oldest first: backends that
 // joined, left, and changed their state.
-func (b *Balancer) Changes() iter.Seq2[time.Time, string] {
-	return func(yield func(time.Time, string) bool) {
-		b.mu.Lock()
-		log := b.log
-		b.mu.Unlock()
-		for i := max(0, log.n-len(log.list)); i < log.n; i++ {
-			l := log.list[i%len(log.list)]
-			if !yield(l.at, l.text) {
-				return
-			}
-		}
-	}
-}
+func (b *Balancer) Changes() iter.Seq2[time.Time, string] { return changesOf(&b.mu, &b.log) }
 
 // Conditions yields what is not normal right now: the subject, and a sentence.
 // It yields nothing when all is well.
