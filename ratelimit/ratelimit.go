@@ -212,7 +212,7 @@ func New(cfg Config) (*Limiter, error) {
 	}
 	if cfg.Store != nil {
 		h, ok := cfg.Store.(interface{ HeedsContext() bool })
-		l.shared = &shared{store: cfg.Store, timeout: cfg.StoreTimeout, prompt: ok && h.HeedsContext()}
+		l.shared = &shared{store: cfg.Store, deadlines: deadlines{within: cfg.StoreTimeout}, prompt: ok && h.HeedsContext()}
 		if cfg.Lease > 0 {
 			l.shared.leases = newLeases(cfg.Lease)
 		}

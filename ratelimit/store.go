@@ -53,15 +53,15 @@ const (
 
 // shared is what a Limiter with a Store has more.
 type shared struct {
-	store    Store
-	timeout  time.Duration
-	prompt   bool    // the store heeds contexts
-	leases   *leases // nil without Config.Lease
-	retry    atomic.Int64
-	probing  atomic.Bool
-	down     atomic.Pointer[outage] // nil while the store answers
-	failed   atomic.Uint64          // calls that failed or were late
-	degraded atomic.Uint64          // decisions made without the store
+	store     Store
+	deadlines deadlines
+	prompt    bool    // the store heeds contexts
+	leases    *leases // nil without Config.Lease
+	retry     atomic.Int64
+	probing   atomic.Bool
+	down      atomic.Pointer[outage] // nil while the store answers
+	failed    atomic.Uint64          // calls that failed or were late
+	degraded  atomic.Uint64          // decisions made without the store
 }
 
 type outage struct {
@@ -150,12 +150,12 @@ type reply struct {
 func (l *Limiter) call(ctx context.Context, a *ask, charge bool, least, most int) (taken int, debts []time.Duration, err error) {
 	s := l.shared
 	buckets := a.buckets()
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
 	var r reply
 	if s.prompt {
-		r = s.ask(ctx, buckets, charge, least, most)
+		r = s.ask(s.deadlines.call(ctx), buckets, charge, least, most)
 	} else {
+		ctx, cancel := context.WithTimeout(ctx, s.deadlines.within)
+		defer cancel()
 		answer := make(chan reply, 1)
 		go func() { answer <- s.ask(ctx, buckets, charge, least, most) }()
 		select {
@@ -213,7 +213,7 @@ func (l *Limiter) probe(a *ask) {
 	go func() {
 		defer s.probing.Store(false)
 		s.retry.Store(int64(time.Since(l.start) + recheck))
-		ctx, cancel := context.WithTimeout(context.Background(), max(s.timeout, time.Second))
+		ctx, cancel := context.WithTimeout(context.Background(), max(s.deadlines.within, time.Second))
 		defer cancel()
 		if r := s.ask(ctx, buckets, true, 0, 0); r.err != nil {
 			s.failed.Add(1)

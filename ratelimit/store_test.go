@@ -146,6 +146,63 @@ func TestALateStoreCostsOneDeadlineAndIsNoticedWhenItIsBack(t *testing.T) {
 	}
 }
 
+// A heedfulStore returns when its context ends, and hangs until then if told to.
+type heedfulStore struct {
+	fakeStore
+	hang bool
+	ctx  context.Context
+}
+
+func (s *heedfulStore) HeedsContext() bool { return true }
+
+func (s *heedfulStore) Take(ctx context.Context, buckets []ratelimit.Bucket, least, most int) (int, []time.Duration, error) {
+	s.ctx = ctx
+	if s.hang {
+		<-ctx.Done()
+		return 0, nil, ctx.Err()
+	}
+	return s.fakeStore.Take(ctx, buckets, least, most)
+}
+
+func TestAStoreThatHeedsContextsIsStoppedInTime(t *testing.T) {
+	type name struct{}
+	for after := time.Duration(0); after < 30*time.Millisecond; after += time.Millisecond / 4 {
+		synctest.Test(t, func(t *testing.T) {
+			s := &heedfulStore{}
+			l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(10), Store: s})
+			require.False(t, allow(t, l, "k", 1).Degraded)
+			time.Sleep(after)
+
+			ctx, leave := context.WithCancel(context.WithValue(ctx, name{}, "a trace"))
+			s.hang = true
+			start := time.Now()
+			time.AfterFunc(time.Millisecond, leave) // which does not interrupt the client
+			d, err := l.Allow(ctx, "k", 1)
+			require.NoError(t, err)
+			require.True(t, d.Degraded)
+			took := time.Since(start)
+			require.LessOrEqual(t, took, 25*time.Millisecond)
+			require.GreaterOrEqual(t, took, 25*time.Millisecond*7/8)
+			at, ok := s.ctx.Deadline()
+			require.True(t, ok)
+			require.Equal(t, time.Now(), at)
+			require.ErrorIs(t, s.ctx.Err(), context.DeadlineExceeded)
+			require.Equal(t, "a trace", s.ctx.Value(name{}))
+			require.Zero(t, l.Stats().StoreErrors, "a caller who left proves nothing")
+
+			hurried, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
+			defer cancel()
+			start = time.Now()
+			d, _ = l.Allow(hurried, "k", 1)
+			require.True(t, d.Degraded)
+			require.Equal(t, 5*time.Millisecond, time.Since(start), "the caller's own deadline is sooner")
+			require.EqualValues(t, 1, l.Stats().StoreErrors)
+			require.True(t, allow(t, l, "k", 1).Degraded)
+			require.Equal(t, 5*time.Millisecond, time.Since(start), "nobody waits for a store that is out")
+		})
+	}
+}
+
 func TestAnOutageMayLetPassOrRefuse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeStore{}

@@ -2,10 +2,12 @@ package ratelimit_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"os/exec"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -78,9 +80,9 @@ func theScript(t testing.TB, rdb *redis.Client) (script *redis.Script, args []an
 	return script, args
 }
 
-// TestOneDecisionOverRedis takes turns, so that what else the machine does
-// falls on all alike: a bare EVALSHA of an empty script, one of the script
-// that decides, the Limiter, and redis_rate.
+// TestOneDecisionOverRedis takes turns, in a random order, so that what else the
+// machine does, and what the one before left in its caches, falls on all alike: a bare EVALSHA of an empty
+// script, one of the script that decides, the Limiter, and redis_rate.
 func TestOneDecisionOverRedis(t *testing.T) {
 	needFigures(t)
 	rdb, _ := startRedis(t)
@@ -94,60 +96,99 @@ func TestOneDecisionOverRedis(t *testing.T) {
 		name string
 		do   func()
 	}{
-		{"EVALSHA of nothing", func() { empty.EvalSha(ctx, rdb, []string{"k"}, args...).Result() }},
 		{"EVALSHA of the script", func() { same.EvalSha(ctx, rdb, []string{"bench:{k}:p"}, args...).Result() }},
+		{"EVALSHA of nothing", func() { empty.EvalSha(ctx, rdb, []string{"k"}, args...).Result() }},
 		{"spillway", func() { plain.Allow(ctx, "k", 1) }},
 		{"spillway, a client that heeds no context", func() { guarded.Allow(ctx, "k", 1) }},
 		{"redis_rate", func() { theirs.Allow(ctx, "k", limit) }},
 	}
+	const rounds = 5000
 	took := make([][]time.Duration, len(calls))
-	for range 4000 {
-		for i, c := range calls {
+	shuffled := rand.New(rand.NewPCG(1, 2))
+	for range rounds {
+		for _, i := range shuffled.Perm(len(calls)) {
 			start := time.Now()
-			c.do()
+			calls[i].do()
 			took[i] = append(took[i], time.Since(start))
 		}
 	}
 	for i, c := range calls {
 		slices.Sort(took[i])
-		t.Logf("%-42s p50 %6.1f µs, p99 %7.1f µs", c.name, took[i][2000].Seconds()*1e6, took[i][3960].Seconds()*1e6)
+		over := took[i][rounds/2].Seconds() / took[0][rounds/2].Seconds()
+		t.Logf("%-42s p50 %6.1f µs, p99 %7.1f µs, %.2f times EVALSHA of the script", c.name, took[i][rounds/2].Seconds()*1e6, took[i][rounds*99/100].Seconds()*1e6, over)
+		if c.name == "spillway" {
+			require.LessOrEqual(t, over, 1.2)
+		}
 	}
 	require.Zero(t, plain.Stats().Degraded+guarded.Stats().Degraded)
 }
 
-// BenchmarkRedis decides for 10,000 keys from 32 goroutines. Short turns, many
-// times over, and the best of each tell most on a busy machine:
-//
-//	go test ./ratelimit -run '^$' -bench Redis -benchtime 4000x -count 6
-func BenchmarkRedis(b *testing.B) {
-	rdb, _ := startRedis(b)
+// in32 calls do n times in all, from 32 goroutines, for the keys in turn, and
+// returns how long one call took on average.
+func in32(keys []string, n int, do func(key string)) time.Duration {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range 32 {
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
+				do(keys[i%int64(len(keys))])
+			}
+		})
+	}
+	wg.Wait()
+	return time.Since(start) / time.Duration(n)
+}
+
+// TestManyDecisionsOverRedis decides for 10,000 keys from 32 goroutines, in
+// turns. Leases are fetched for 32 decisions each, and all keys run out of
+// theirs at about the same time, so that only whole cycles tell: a turn of
+// leases is 320,000 decisions and pays for 10,000 fetches.
+func TestManyDecisionsOverRedis(t *testing.T) {
+	needFigures(t)
+	rdb, _ := startRedis(t)
 	keys := make([]string, 10_000)
 	for i := range keys {
 		keys[i] = strconv.Itoa(i)
 	}
-	run := func(name string, allow func(string)) {
-		b.Run(name, func(b *testing.B) {
-			var start atomic.Int64
-			b.SetParallelism(16)
-			b.RunParallel(func(pb *testing.PB) {
-				for i := start.Add(997); pb.Next(); i++ {
-					allow(keys[i%10_000])
-				}
-			})
-		})
-	}
 	limit := redis_rate.Limit{Rate: 1_000_000, Burst: 1_000_000, Period: time.Second}
 	theirs := redis_rate.NewLimiter(rdb)
-	run("redis_rate", func(k string) { theirs.Allow(ctx, k, limit) })
-	same, args := theScript(b, rdb)
-	run("EVALSHA of the script", func(k string) { same.EvalSha(ctx, rdb, []string{"bench:{" + k + "}:p"}, args...).Result() })
-	l := shared(rdb, 0, false)
-	run("spillway", func(k string) { l.Allow(ctx, k, 1) })
-	leased := shared(rdb, 32, false)
-	for _, k := range keys { // warm, as after the first second
-		leased.Allow(ctx, k, 1)
+	same, args := theScript(t, rdb)
+	plain, leased := shared(rdb, 0, false), shared(rdb, 32, false)
+	calls := []struct {
+		name string
+		n    int
+		do   func(key string)
+	}{
+		{"redis_rate", 10_000, func(k string) { theirs.Allow(ctx, k, limit) }},
+		{"EVALSHA of the script", 10_000, func(k string) { same.EvalSha(ctx, rdb, []string{"bench:{" + k + "}:p"}, args...).Result() }},
+		{"spillway", 10_000, func(k string) { plain.Allow(ctx, k, 1) }},
+		{"spillway, leases of 32", 320_000, func(k string) { leased.Allow(ctx, k, 1) }},
 	}
-	run("spillway, leases of 32", func(k string) { leased.Allow(ctx, k, 1) })
+	const rounds = 10
+	took := make([][]float64, len(calls))
+	for range rounds {
+		for i, c := range calls {
+			took[i] = append(took[i], float64(in32(keys, c.n, c.do))/1e3)
+		}
+	}
+	ratio := func(over, under int) float64 {
+		ratios := make([]float64, rounds)
+		for r := range ratios {
+			ratios[r] = took[over][r] / took[under][r]
+		}
+		slices.Sort(ratios)
+		return ratios[rounds/2]
+	}
+	decision, leases := ratio(2, 1), ratio(0, 3)
+	t.Logf("a decision takes %.2f times EVALSHA; leases are %.1f times as fast as redis_rate", decision, leases)
+	for i, c := range calls {
+		slices.Sort(took[i])
+		t.Logf("%-24s median %6.2f µs a decision, best %6.2f µs", c.name, took[i][rounds/2], took[i][0])
+	}
+	require.Zero(t, plain.Stats().Degraded+leased.Stats().Degraded)
+	require.LessOrEqual(t, decision, 1.2)
+	require.GreaterOrEqual(t, leases, 10.0)
 }
 
 // TestAStoppedServer prints what a decision costs while the server hangs.
