@@ -134,9 +134,10 @@ type Config struct {
 	HitForMiss time.Duration
 
 	// FillTimeout is how long the handler may take until the header, when it
-	// is called for several requests; its context then ends. A revalidation in
-	// the background has as long for all of its response. Zero means 30 s,
-	// negative no limit.
+	// is called for several requests; its context then ends. If it does not
+	// heed that, those who wait get what is stale or 504, a moment later. A
+	// revalidation in the background has as long for all of its response. Zero
+	// means 30 s, negative no limit.
 	FillTimeout time.Duration
 
 	// Store is a second tier, which processes share. It is read when memory

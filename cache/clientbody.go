@@ -37,7 +37,7 @@ func (rep *reply) response(r *http.Request, st stamp) *http.Response {
 
 // notCached answers a request that must not be sent on.
 func notCached(r *http.Request) *http.Response {
-	const text = "not in the cache, and only-if-cached\n"
+	const text = notCachedText + "\n"
 	return &http.Response{
 		Status: "504 Gateway Timeout", StatusCode: http.StatusGatewayTimeout,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
@@ -139,4 +139,47 @@ func (b *guardedBody) Close() error {
 	err := b.ReadCloser.Close()
 	b.once.Do(b.done)
 	return err
+}
+
+// A keptBody is the body of a response that is stored as it is read.
+type keptBody struct {
+	io.ReadCloser
+	resp *http.Response
+
+	mu sync.Mutex // protects f: Close may come during a Read
+	f  *flight    // nil when it has ended
+}
+
+func (b *keptBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.f == nil {
+		return n, err
+	}
+	_, kerr := b.f.entry.live.write(b.f.ctx, p[:n])
+	switch {
+	case kerr != nil:
+		b.endLocked(kerr)
+	case err == io.EOF:
+		b.endLocked(nil)
+	case err != nil:
+		b.endLocked(err)
+	}
+	return n, err
+}
+
+func (b *keptBody) Close() error {
+	b.mu.Lock()
+	if b.f != nil {
+		b.endLocked(errAborted)
+	}
+	b.mu.Unlock()
+	return b.ReadCloser.Close()
+}
+
+// endLocked stores the body if it is whole.
+func (b *keptBody) endLocked(err error) {
+	b.f.end(err, trailerFields(b.resp.Trailer))
+	b.f = nil
 }

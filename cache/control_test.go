@@ -386,6 +386,39 @@ func TestAPostThatIsAlsoTheAnswerToGet(t *testing.T) { // RFC 9110 §9.3.3
 	}
 }
 
+func TestAPostOfAClientThatIsAlsoTheAnswerToGet(t *testing.T) { // RFC 9110 §9.3.3
+	for _, c := range []struct {
+		location, cc string
+		read         int
+		hit          bool
+	}{
+		{"/page", "max-age=60", 9, true}, {"/page", "private, max-age=60", 9, true},
+		{"http://EXAMPLE.com:80/page", "max-age=60", 9, true},
+		{"/other", "max-age=60", 9, false}, {"/page", "public", 9, false}, {"", "max-age=60", 9, false},
+		{"/page", "max-age=60", 2, false}, // not read to the end
+	} {
+		o := newOrigin("Content-Location", c.location, "Cache-Control", c.cc)
+		rt := cache.MustNew(cache.Config{}).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+			w := httptest.NewRecorder()
+			o.ServeHTTP(w, r)
+			return w.Result(), nil
+		}))
+		resp, err := rt.RoundTrip(newRequest(t, "POST", page))
+		require.NoError(t, err)
+		b, err := io.ReadAll(io.LimitReader(resp.Body, int64(c.read)))
+		require.NoError(t, err)
+		require.Equal(t, "body"[:min(4, c.read)], string(b))
+		require.NoError(t, resp.Body.Close())
+		resp, err = rt.RoundTrip(newRequest(t, "GET", page))
+		require.NoError(t, err)
+		require.Equal(t, c.hit, strings.Contains(resp.Header.Get("Cache-Status"), "hit"), "%v", c)
+		b, err = io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.Equal(t, "body", string(b))
+		require.NoError(t, resp.Body.Close())
+	}
+}
+
 func TestHitForMissDecays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin()

@@ -202,17 +202,40 @@ func (f *flight) waitedForLocked() bool {
 	return f.refs > 0
 }
 
-// wait waits for the header of f's response.
+// wait waits for the header of f's response. The handler may be deaf to its
+// context, so those who wait look at the clock themselves, a moment later.
 func (f *flight) wait(ctx context.Context) error {
 	if f.ready == nil { // it had come before
 		return nil
+	}
+	var late <-chan time.Time
+	if d := f.c.fillTimeout; d > 0 {
+		timer := time.NewTimer(f.started + d + min(d/10, time.Second) - f.c.now())
+		defer timer.Stop()
+		late = timer.C
 	}
 	select {
 	case <-f.ready:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-late:
+		f.shard.mu.Lock()
+		f.joinable = false
+		f.shard.mu.Unlock()
+		return errFillTimeout
 	}
+}
+
+// standIn returns what those who have waited too long may be answered with, or
+// nil.
+func (f *flight) standIn() *entry {
+	now := f.c.now()
+	if f.stale == nil || f.stale.part || f.strict || !f.c.staleIfError(f.stale, http.StatusGatewayTimeout, now) {
+		return nil
+	}
+	f.c.failedOver.Store(max(1, int64(now)))
+	return f.stale
 }
 
 // settle tells the followers what they can do, and lets no more in unless they

@@ -107,7 +107,7 @@ func (h *handler) miss(w http.ResponseWriter, r *http.Request, l lookup, room []
 			return
 		}
 		if l.cc.onlyIfCached {
-			onlyIfCached(w)
+			gatewayTimeout(w, notCachedText) // §5.2.1.7
 			c.done(r, hash, Failed, reasonNone)
 			return
 		}
@@ -212,11 +212,20 @@ func (h *handler) fill(f *flight, out *http.Request, l *lookup) {
 func (h *handler) follow(w http.ResponseWriter, r *http.Request, l *lookup, f *flight) bool {
 	c := h.c
 	defer f.leave()
-	if err := f.wait(r.Context()); err != nil {
+	var e *entry
+	switch err := f.wait(r.Context()); {
+	case err == errFillTimeout:
+		if e = f.standIn(); e == nil {
+			gatewayTimeout(w, "the answer takes too long")
+			c.done(r, f.hash, Failed, reasonTimeout)
+			return true
+		}
+	case err != nil:
 		c.done(r, f.hash, Failed, reasonClientGone)
 		return true
+	default:
+		e = f.share
 	}
-	e := f.share
 	if e == nil || !c.normal.matches(e, r.Header) {
 		return false
 	}
@@ -358,14 +367,15 @@ func (c *Cache) refresh(r *http.Request, l *lookup, key string, e *entry, fill f
 	}()
 }
 
-// onlyIfCached answers a request that must not be forwarded (RFC 9111
-// §5.2.1.7).
-func onlyIfCached(w http.ResponseWriter) {
+const notCachedText = "not in the cache, and only-if-cached"
+
+// gatewayTimeout answers a request for which there is nothing.
+func gatewayTimeout(w http.ResponseWriter, text string) {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(http.StatusGatewayTimeout)
-	io.WriteString(w, "not in the cache, and only-if-cached\n")
+	io.WriteString(w, text+"\n")
 }
 
 // done counts a request and tells the hook.

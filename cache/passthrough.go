@@ -28,15 +28,14 @@ func (h *handler) other(w http.ResponseWriter, r *http.Request) {
 // keepPost returns a flight that stores the answer to a POST as one to GET: if
 // it says how long it is fresh, and that it is what GET would get (RFC 9110
 // §9.3.3).
-func (c *Cache) keepPost(r *http.Request, status int, hd http.Header, outer *outerFields, started time.Duration) *flight {
+func (c *Cache) keepPost(r *http.Request, realm byte, status int, hd http.Header, outer *outerFields, started time.Duration) *flight {
 	location := hd["Content-Location"]
 	if r.Method != http.MethodPost || status != http.StatusOK || len(location) != 1 || location[0] == "" || r.Header["Range"] != nil {
 		return nil
 	}
-	scheme, host := requestOrigin(r, realmHandler)
-	target := &url.URL{Scheme: scheme, Host: host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery}
+	target := requestTarget(r, realm)
 	u, err := target.Parse(location[0])
-	if err != nil || u.String() != target.String() {
+	if err != nil || c.keys.url(u) != c.keys.url(target) {
 		return nil
 	}
 	var l lookup
@@ -45,8 +44,8 @@ func (c *Cache) keepPost(r *http.Request, status int, hd http.Header, outer *out
 	if l.bypass != reasonNone && l.bypass != reasonRequestBody {
 		return nil
 	}
-	key := string(c.keys.appendKey(nil, get, realmHandler, &l.guard))
-	f := c.newFlight(r.Context(), l.asker(true), key, c.keys.hash([]byte(key)), r.Header.Clone(), nil)
+	key := string(c.keys.appendKey(nil, get, realm, &l.guard))
+	f := c.newFlight(r.Context(), l.asker(realm != realmPrivate), key, c.keys.hash([]byte(key)), r.Header.Clone(), nil)
 	f.started = started
 	f.shard.board(f)
 	act, e, _, _ := f.respond(status, hd, outer)
@@ -113,8 +112,7 @@ func sameValue(h http.Header, name string, e *entry) bool {
 // and what Location and Content-Location name, if they are of the same origin
 // (RFC 9111 §4.4).
 func (c *Cache) invalidate(r *http.Request, realm byte, h http.Header) {
-	scheme, host := requestOrigin(r, realm)
-	target := &url.URL{Scheme: scheme, Host: host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery}
+	target := requestTarget(r, realm)
 	purge := func(u *url.URL) {
 		c.purgeURL(u, realm, false)
 		c.mark(r.Context(), "url", c.keys.url(u))
@@ -123,10 +121,19 @@ func (c *Cache) invalidate(r *http.Request, realm byte, h http.Header) {
 	for _, name := range []string{"Location", "Content-Location"} {
 		for _, v := range h[name] {
 			u, err := target.Parse(v)
-			if err == nil && u.Scheme == target.Scheme && strings.EqualFold(hostOf(u.Host, u.Scheme), hostOf(target.Host, scheme)) {
+			if err == nil && u.Scheme == target.Scheme && strings.EqualFold(hostOf(u.Host, u.Scheme), hostOf(target.Host, target.Scheme)) {
 				purge(u)
 			}
 		}
+	}
+}
+
+// requestTarget returns the URL that r asks for.
+func requestTarget(r *http.Request, realm byte) *url.URL {
+	scheme, host := requestOrigin(r, realm)
+	return &url.URL{
+		Scheme: scheme, Host: host, Path: r.URL.Path, RawPath: r.URL.RawPath,
+		RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery,
 	}
 }
 

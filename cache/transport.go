@@ -58,7 +58,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		l.bypass = reasonRule
 	}
 	if l.bypass != reasonNone {
-		return t.pass(r, Bypass, l.bypass, "bypass", func(*http.Response) {})
+		return t.pass(r, Bypass, l.bypass, "bypass", func(*http.Response) bool { return false })
 	}
 	var room [keyRoom]byte
 	key := string(c.keys.appendKey(room[:0], r, t.realm, &l.guard))
@@ -74,10 +74,11 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			return notCached(r), nil
 		}
 		if l.head {
-			return t.pass(r, Miss, reasonNone, c.missed(&l, e, key, hash), func(resp *http.Response) {
+			return t.pass(r, Miss, reasonNone, c.missed(&l, e, key, hash), func(resp *http.Response) bool {
 				if resp.StatusCode == http.StatusOK {
 					c.updateFromHead(r, resp.Header, nil, key, hash, now, t.shared())
 				}
+				return false
 			})
 		}
 		if e == nil && plain {
@@ -131,23 +132,36 @@ func (t *transport) stored(r *http.Request, l *lookup, key string, e *entry, now
 
 // other sends a request that the cache does not answer.
 func (t *transport) other(r *http.Request) (*http.Response, error) {
-	return t.pass(r, Bypass, reasonMethod, "method", func(resp *http.Response) {
-		if !safeMethod(r.Method) && resp.StatusCode < 400 {
-			t.c.invalidate(r, t.realm, resp.Header)
+	started := t.c.now()
+	return t.pass(r, Bypass, reasonMethod, "method", func(resp *http.Response) (stored bool) {
+		if safeMethod(r.Method) || resp.StatusCode >= 400 {
+			return false
 		}
+		t.c.invalidate(r, t.realm, resp.Header)
+		f := t.c.keepPost(r, t.realm, resp.StatusCode, resp.Header, nil, started)
+		if f != nil {
+			resp.Body = &keptBody{ReadCloser: resp.Body, resp: resp, f: f}
+		}
+		return f != nil
 	})
 }
 
-func (t *transport) pass(r *http.Request, result Result, why reason, fwd string, see func(*http.Response)) (*http.Response, error) {
+// pass sends r on and has see look at the response, which reports whether it is
+// stored as it is read.
+func (t *transport) pass(r *http.Request, result Result, why reason, fwd string, see func(*http.Response) bool) (*http.Response, error) {
 	c := t.c
 	resp, err := t.next.RoundTrip(r)
 	if err != nil {
 		c.done(r, 0, Failed, why)
 		return nil, err
 	}
-	see(resp)
+	stored := see(resp)
 	if why != reasonUpgrade {
-		c.addStatus(resp.Header, forward{why: fwd}, why)
+		detail := why
+		if stored {
+			detail = reasonNone
+		}
+		c.addStatus(resp.Header, forward{why: fwd, stored: stored}, detail)
 	}
 	c.done(r, 0, result, why)
 	return resp, nil
@@ -333,12 +347,21 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 func (t *transport) follow(r *http.Request, l *lookup, f *flight) (resp *http.Response, err error, ok bool) {
 	c := t.c
 	leave := sync.OnceFunc(f.leave)
-	if err := f.wait(r.Context()); err != nil {
+	var e *entry
+	switch err := f.wait(r.Context()); {
+	case err == errFillTimeout:
+		if e = f.standIn(); e == nil {
+			leave()
+			c.done(r, f.hash, Failed, reasonTimeout)
+			return nil, err, true
+		}
+	case err != nil:
 		leave()
 		c.done(r, f.hash, Failed, reasonClientGone)
 		return nil, err, true
+	default:
+		e = f.share
 	}
-	e := f.share
 	if e == nil && f.err != nil && !f.abandoned() {
 		leave()
 		c.done(r, f.hash, Failed, reasonAborted)

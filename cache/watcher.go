@@ -104,7 +104,7 @@ func (w *watcher) look(status int, h http.Header) {
 		detail = reasonNone
 		if status < 400 {
 			c.invalidate(w.r, realmHandler, h)
-			w.keep = c.keepPost(w.r, status, h, &w.outer, w.started)
+			w.keep = c.keepPost(w.r, realmHandler, status, h, &w.outer, w.started)
 		}
 	case jobUnfit:
 		w.judge(status, h)
