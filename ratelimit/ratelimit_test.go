@@ -160,6 +160,48 @@ func TestConcurrentCallersGetTheBoundAndNoMore(t *testing.T) {
 	}
 }
 
+// In a bubble, time stands still while anybody runs, so that nothing is lost to
+// a machine that is too busy to ask in time: what is admitted is the bound,
+// to the token.
+func TestConcurrentCallersGetExactlyTheBound(t *testing.T) {
+	for _, r := range []ratelimit.Rate{
+		{Requests: 1, Per: 100 * time.Second, Burst: 2},
+		{Requests: 7, Per: time.Second, Burst: 3},
+		{Requests: 1000, Per: time.Second, Burst: 100},
+		{Requests: 100_000, Per: time.Second, Burst: 1000},
+		{Requests: 1_000_000, Per: time.Second, Burst: 1000},
+	} {
+		for name, also := range map[string][]ratelimit.Rate{"one rate": nil, "two rates": {ratelimit.PerSecond(1 << 27)}} {
+			t.Run(r.String()+", "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					l := ratelimit.MustNew(ratelimit.Config{Rate: r, Also: also})
+					every := float64(r.Per) / float64(r.Requests)
+					start, admitted := time.Now(), 0
+					for range 50 {
+						// All at once, until each has been refused.
+						var now atomic.Int64
+						var wg sync.WaitGroup
+						for range 64 {
+							wg.Go(func() {
+								for allow(t, l, "hot", 1).Allowed {
+									now.Add(1)
+								}
+							})
+						}
+						wg.Wait()
+						admitted += int(now.Load())
+						bound := float64(r.Burst) + float64(time.Since(start))/every
+						require.Equal(t, int(bound+1e-9), admitted)
+						// Not as long as it takes to fill the bucket, which may
+						// hold a part of a token now.
+						time.Sleep(time.Duration(rand.Float64() * every * float64(r.Burst-1)))
+					}
+				})
+			})
+		}
+	}
+}
+
 // Slots are made, moved, forgotten and given to other keys all the while.
 func TestNoKeyExceedsItsBoundWhileTheTableChurns(t *testing.T) {
 	for _, maxKeys := range []int{100, 10_000, 100_000} {

@@ -201,18 +201,21 @@ func TestHeap(t *testing.T) {
 }
 
 // TestAccuracy prints how much of the exact bound, burst + rate*time, each
-// admits under contention. Spillway must not exceed it; the others are shown.
+// admits under contention: at most 1 of what could have come in by the end,
+// and at least 0.99 of what had come in when somebody was last refused. Before
+// a refusal there can be no tokens left over, however seldom a busy machine
+// let us ask. Spillway must keep to both; the others are shown.
 func TestAccuracy(t *testing.T) {
 	needFigures(t)
 	for _, c := range []struct{ perSecond, goroutines int }{{1000, 8}, {100_000, 64}, {1_000_000, 64}} {
 		for _, l := range limiters {
 			allow := l.make(c.perSecond, time.Second, 1<<16)
-			var admitted, offered atomic.Int64
+			var admitted, offered, refused atomic.Int64 // refused: the latest time when somebody was, or before
 			start := time.Now()
 			var wg sync.WaitGroup
 			for range c.goroutines {
 				wg.Go(func() {
-					for time.Since(start) < time.Second {
+					for now := time.Duration(0); now < 1500*time.Millisecond; now = time.Since(start) {
 						n := int64(0)
 						for range 100 {
 							if allow("hot") {
@@ -221,15 +224,25 @@ func TestAccuracy(t *testing.T) {
 						}
 						admitted.Add(n)
 						offered.Add(100)
+						if n < 100 {
+							for last := refused.Load(); int64(now) > last && !refused.CompareAndSwap(last, int64(now)); last = refused.Load() {
+							}
+						}
 					}
 				})
 			}
 			wg.Wait()
-			bound := float64(c.perSecond) * (1 + time.Since(start).Seconds())
-			ratio := float64(admitted.Load()) / bound
-			t.Logf("%7d/s, %2d goroutines: %-16s admitted/bound %.3f (offered/bound %.1f)", c.perSecond, c.goroutines, l.name, ratio, float64(offered.Load())/bound)
+			bound := func(d time.Duration) float64 { return float64(c.perSecond) * (1 + d.Seconds()) }
+			most, least := bound(time.Since(start)), bound(time.Duration(refused.Load()))
+			got := float64(admitted.Load())
+			t.Logf("%7d/s, %2d goroutines: %-16s admitted/bound %.4f by the end, %.4f by the last refusal (offered/bound %.1f)", c.perSecond, c.goroutines, l.name, got/most, got/least, float64(offered.Load())/most)
 			if l.name == "spillway" {
-				require.LessOrEqual(t, ratio, 1.0)
+				require.LessOrEqual(t, got/most, 1.0)
+				if refused.Load() == 0 {
+					t.Log("too little was offered to show that no less is admitted")
+					continue
+				}
+				require.GreaterOrEqual(t, got/least, 0.99)
 			}
 		}
 	}
