@@ -132,7 +132,7 @@ func TestTheDashboardIsWhatThisProgramWrites(t *testing.T) {
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	require.NoError(t, enc.Encode(dashboard()))
-	require.JSONEq(t, buf.String(), string(file), "run: go run ./examples/observability > examples/observability/dashboard.json")
+	require.JSONEq(t, buf.String(), string(file), "run: go run -C examples/observability . -dashboard dashboard.json")
 }
 
 func TestEveryMetricIsUsedOrKnownToBeForOtherEyes(t *testing.T) {

@@ -1,156 +1,124 @@
-// Command observability writes the Grafana dashboard of this folder:
+// Observability shows all that a service tells of itself, and what it takes: a
+// line for Prometheus, one for OpenTelemetry, and hooks that write with slog.
 //
-//	go run ./examples/observability > examples/observability/dashboard.json
+//	go run -C examples/observability .        # from the root of the repository
+//	curl -s localhost:8080/metrics | grep ^spillway_        # no dependency; for those without a registry of their own
+//	curl -s localhost:8080/metrics/client | grep ^spillway_ # the same through the Prometheus client
+//	for i in $(seq 25); do curl -so /dev/null -w '%{http_code} ' localhost:8080/stock; done   # 500, then 503: the breaker has opened
+//	for i in $(seq 60); do curl -so /dev/null -w '%{http_code} ' localhost:8080/; done        # 200, then 429: the limit
 //
-// Import dashboard.json in Grafana (10 or later) and choose a Prometheus data
-// source. alerts.yaml beside it has the rules. A test of this folder fails when
-// either names a metric or a label that the library does not emit, or when
-// dashboard.json is not what this program writes.
+// You should see a line of slog when the breaker opens and for the first
+// refusal of each second, the same on the live page, http://localhost:8080/-/,
+// and every ten seconds what OpenTelemetry reads, as JSON on the standard output.
+//
+// In this folder too: dashboard.json for Grafana (10 or later; it is written by
+// go run -C examples/observability . -dashboard dashboard.json), and alerts.yaml,
+// rules with tests for promtool. For traces, put otelhttp around the chain.
 package main
 
 import (
-	"encoding/json"
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net/http"
 	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel/exporters/stdout/stdoutmetric"
+	sdk "go.opentelemetry.io/otel/sdk/metric"
+
+	"github.com/go-spillway/spillway/breaker"
+	"github.com/go-spillway/spillway/degrade"
+	"github.com/go-spillway/spillway/health"
+	"github.com/go-spillway/spillway/health/otel"
+	"github.com/go-spillway/spillway/health/prom"
+	"github.com/go-spillway/spillway/ratelimit"
 )
 
-// A panel is one graph: its queries by their legends.
-type panel struct {
-	title, unit, about string
-	queries            [][2]string
-	width              int
-}
-
-// A row is a title and the panels under it.
-type row struct {
-	title  string
-	panels []panel
-}
-
-// sel selects the job and the instances that the viewer has chosen.
-const sel = `job=~"$job",instance=~"$instance"`
-
-var rows = []row{
-	{"Are we serving?", []panel{
-		{"Requests", "reqps", "By the class of their status; canceled are clients that hung up.", [][2]string{
-			{`sum by (code) (rate(spillway_http_request_duration_seconds_count{` + sel + `}[$__rate_interval]))`, "{{code}}"}}, 8},
-		{"Errors", "percentunit", "Share of 5xx among the requests whose client waited.", [][2]string{
-			{`sum(rate(spillway_http_request_duration_seconds_count{` + sel + `,code="5xx"}[$__rate_interval])) / sum(rate(spillway_http_request_duration_seconds_count{` + sel + `,code!="canceled"}[$__rate_interval]))`, "5xx"}}, 8},
-		{"Latency", "s", "Of all requests; streams of events are not timed.", [][2]string{
-			{`histogram_quantile(0.5, sum by (le) (rate(spillway_http_request_duration_seconds_bucket{` + sel + `}[$__rate_interval])))`, "p50"},
-			{`histogram_quantile(0.99, sum by (le) (rate(spillway_http_request_duration_seconds_bucket{` + sel + `}[$__rate_interval])))`, "p99"}}, 8},
-		{"Ready replicas", "short", "", [][2]string{
-			{`sum(spillway_health_group_up{` + sel + `,group="ready"})`, "ready"},
-			{`sum(spillway_health_draining{` + sel + `})`, "draining"}}, 8},
-		{"Failing checks", "short", "", [][2]string{
-			{`count by (check) (spillway_health_check_up{` + sel + `} == 0)`, "{{check}}"}}, 8},
-		{"Age of the last run", "s", "It grows without end when a check hangs.", [][2]string{
-			{`max by (check) (time() - (spillway_health_check_last_run_timestamp_seconds{` + sel + `} > 0))`, "{{check}}"}}, 8},
-	}},
-	{"Overload", []panel{
-		{"Saturation", "percentunit", "Running and waiting over the limit, by replica: the number to scale on.", [][2]string{
-			{`spillway_degrade_saturation_ratio{` + sel + `}`, "{{instance}} {{shedder}}"}}, 8},
-		{"In flight and limit", "short", "", [][2]string{
-			{`sum(spillway_degrade_inflight{` + sel + `})`, "in flight"},
-			{`sum(spillway_degrade_queued{` + sel + `})`, "waiting"},
-			{`sum(spillway_degrade_limit{` + sel + `})`, "limit"},
-			{`sum(spillway_degrade_demand{` + sel + `})`, "demand"}}, 8},
-		{"Shed", "reqps", "", [][2]string{
-			{`sum by (priority) (rate(spillway_degrade_requests_total{` + sel + `,outcome="shed"}[$__rate_interval]))`, "{{priority}}"}}, 8},
-		{"Rate limits", "reqps", "", [][2]string{
-			{`sum by (policy, outcome) (rate(spillway_ratelimit_requests_total{` + sel + `}[$__rate_interval]))`, "{{policy}} {{outcome}}"}}, 8},
-		{"Keys", "short", "Callers that a limit remembers.", [][2]string{
-			{`sum by (policy) (spillway_ratelimit_keys{` + sel + `})`, "{{policy}}"}}, 8},
-		{"Degradation level", "short", "0 is everything.", [][2]string{
-			{`max by (switch) (spillway_degrade_level{` + sel + `})`, "{{switch}}"}}, 8},
-	}},
-	{"Cache", []panel{
-		{"Hit ratio", "percentunit", "", [][2]string{
-			{`sum by (cache) (rate(spillway_cache_requests_total{` + sel + `,outcome=~"hit|stale|revalidated|coalesced"}[$__rate_interval])) / sum by (cache) (rate(spillway_cache_requests_total{` + sel + `,outcome!="bypass"}[$__rate_interval]))`, "{{cache}}"}}, 8},
-		{"Lookups", "reqps", "", [][2]string{
-			{`sum by (outcome) (rate(spillway_cache_requests_total{` + sel + `}[$__rate_interval]))`, "{{outcome}}"}}, 8},
-		{"Size", "bytes", "", [][2]string{
-			{`sum by (cache) (spillway_cache_size_bytes{` + sel + `})`, "{{cache}}"}}, 8},
-	}},
-	{"Breakers and backends", []panel{
-		{"Open breakers", "short", "", [][2]string{
-			{`max by (breaker) (spillway_breaker_state{` + sel + `,state="open"})`, "{{breaker}}"}}, 8},
-		{"Calls through breakers", "reqps", "", [][2]string{
-			{`sum by (breaker, outcome) (rate(spillway_breaker_requests_total{` + sel + `}[$__rate_interval]))`, "{{breaker}} {{outcome}}"}}, 8},
-		{"Available backends", "percentunit", "", [][2]string{
-			{`min by (pool) (spillway_balancer_available_ratio{` + sel + `})`, "{{pool}}"}}, 8},
-		{"Requests to backends", "reqps", "", [][2]string{
-			{`sum by (upstream, outcome) (rate(spillway_balancer_requests_total{` + sel + `}[$__rate_interval]))`, "{{upstream}} {{outcome}}"}}, 8},
-		{"In flight by backend", "short", "", [][2]string{
-			{`sum by (upstream) (spillway_balancer_upstream_inflight{` + sel + `})`, "{{upstream}}"}}, 8},
-		{"Retries", "reqps", "", [][2]string{
-			{`sum by (pool) (rate(spillway_balancer_retries_total{` + sel + `}[$__rate_interval]))`, "{{pool}}"}}, 8},
-	}},
-	{"Process", []panel{
-		{"CPU", "short", "Cores in use.", [][2]string{
-			{`rate(process_cpu_seconds_total{` + sel + `}[$__rate_interval])`, "{{instance}}"}}, 8},
-		{"Memory", "bytes", "", [][2]string{
-			{`process_resident_memory_bytes{` + sel + `}`, "{{instance}} resident"},
-			{`go_memstats_heap_alloc_bytes{` + sel + `}`, "{{instance}} heap"}}, 8},
-		{"Goroutines", "short", "", [][2]string{
-			{`go_goroutines{` + sel + `}`, "{{instance}}"}}, 8},
-	}},
-}
-
-type object = map[string]any
-
-// dashboard is the whole document, laid out from rows.
-func dashboard() object {
-	source := object{"type": "prometheus", "uid": "${datasource}"}
-	var panels []object
-	id, y := 0, 0
-	for _, r := range rows {
-		id++
-		panels = append(panels, object{"id": id, "type": "row", "title": r.title, "collapsed": false, "panels": []any{},
-			"gridPos": object{"x": 0, "y": y, "w": 24, "h": 1}})
-		y++
-		x := 0
-		for _, p := range r.panels {
-			if x+p.width > 24 {
-				x, y = 0, y+8
+// newService is the part to copy. The hooks of states are for every change:
+// there are few. That of refusals is called for each, in a flood too, so it
+// writes one line a second and says how many it stands for.
+func newService(log *slog.Logger) (*health.Checker, http.Handler, []health.Source) {
+	h := health.MustNew(health.Config{
+		Drain: health.Drain{Delay: time.Second},
+		OnChange: func(c health.Change) {
+			log.Info("health", "subject", c.Subject, "from", c.From, "to", c.To, "reason", c.Reason)
+		},
+	})
+	var refused, last atomic.Int64
+	lim := ratelimit.MustNew(ratelimit.Config{
+		Rate: ratelimit.PerMinute(40),
+		OnRefuse: func(r *http.Request, key string, d ratelimit.Decision) {
+			refused.Add(1)
+			if now, before := time.Now().Unix(), last.Load(); now > before && last.CompareAndSwap(before, now) {
+				log.Warn("refused", "key", key, "path", r.URL.Path, "retry_after", d.RetryAfter.String(), "since_last", refused.Swap(0))
 			}
-			var targets []object
-			for i, q := range p.queries {
-				targets = append(targets, object{"refId": string(rune('A' + i)), "datasource": source,
-					"expr": q[0], "legendFormat": q[1], "editorMode": "code", "range": true})
-			}
-			id++
-			panels = append(panels, object{
-				"id": id, "type": "timeseries", "title": p.title, "description": p.about, "datasource": source, "targets": targets,
-				"gridPos":     object{"x": x, "y": y, "w": p.width, "h": 8},
-				"fieldConfig": object{"defaults": object{"unit": p.unit, "min": 0, "custom": object{"fillOpacity": 8, "showPoints": "never"}}, "overrides": []any{}},
-				"options":     object{"tooltip": object{"mode": "multi", "sort": "desc"}, "legend": object{"showLegend": true, "displayMode": "list", "placement": "bottom"}},
-			})
-			x += p.width
-		}
-		y += 8
+		},
+	})
+	shed := degrade.MustNew(degrade.Config{OnChange: func(c degrade.Change) { log.Warn("shed", "what", c.Text) }})
+	stock := breaker.MustNew(breaker.Config{Name: "stock", OnChange: func(c breaker.Change) {
+		log.Warn("breaker", "circuit", c.Name, "from", c.From.String(), "to", c.To.String(), "why", c.Why)
+	}})
+	sources := []health.Source{h, lim, shed, stock}
+
+	shop := http.NewServeMux()
+	shop.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "a kettle, 42.00") })
+	shop.Handle("GET /stock", stock.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "the stock is not known", http.StatusInternalServerError)
+	})))
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(prom.Collector(sources...)) // the line for the Prometheus client
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", health.Metrics(sources...)) // the line for Prometheus
+	mux.Handle("GET /metrics/client", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("/-/", health.Dashboard(sources...)) // the live page; keep it from the public
+	mux.Handle("/", lim.Handler(shed.Handler(shop)))
+	return h, h.Handler(mux), sources
+}
+
+func run(ctx context.Context, listen string, every time.Duration) error {
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	h, service, sources := newService(log)
+
+	exporter, err := stdoutmetric.New() // yours goes to a collector
+	if err != nil {
+		return err
 	}
-	variable := func(name, query string) object {
-		return object{"name": name, "type": "query", "datasource": source, "query": query, "refresh": 2,
-			"includeAll": true, "multi": true, "current": object{"text": "All", "value": "$__all"}}
+	provider := sdk.NewMeterProvider(sdk.WithReader(sdk.NewPeriodicReader(exporter, sdk.WithInterval(every))))
+	defer provider.Shutdown(context.WithoutCancel(ctx))
+	if _, err := otel.Register(provider.Meter("spillway"), sources...); err != nil { // the line for OpenTelemetry
+		return err
 	}
-	return object{
-		"title": "Spillway", "uid": "spillway", "tags": []string{"spillway", "go"}, "timezone": "browser",
-		"schemaVersion": 39, "version": 1, "editable": true, "refresh": "10s", "graphTooltip": 1,
-		"time":   object{"from": "now-1h", "to": "now"},
-		"panels": panels,
-		"templating": object{"list": []object{
-			{"name": "datasource", "type": "datasource", "query": "prometheus"},
-			variable("job", `label_values(spillway_build_info, job)`),
-			variable("instance", `label_values(spillway_build_info{job=~"$job"}, instance)`),
-		}},
-	}
+	return h.ListenAndServe(ctx, &http.Server{Addr: listen, Handler: service})
 }
 
 func main() {
-	enc := json.NewEncoder(os.Stdout)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(dashboard()); err != nil {
-		panic(err)
+	listen := flag.String("listen", "127.0.0.1:8080", "`address` to serve on")
+	every := flag.Duration("every", 10*time.Second, "how often OpenTelemetry reads")
+	dashboard := flag.String("dashboard", "", "write the dashboard for Grafana to this `file`, and end")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	err := func() error {
+		if *dashboard == "" {
+			return run(ctx, *listen, *every)
+		}
+		f, err := os.Create(*dashboard)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return writeDashboard(f)
+	}()
+	if err != nil {
+		slog.Error("observability", "err", err)
+		os.Exit(1)
 	}
 }
