@@ -1,6 +1,6 @@
 // Package otel shows what the parts of Spillway count through OpenTelemetry:
 //
-//	err := otel.Register(meterProvider.Meter("spillway"), h, limiter, cache)
+//	_, err := otel.Register(meterProvider.Meter("spillway"), h, limiter, cache)
 //
 // It needs the API of OpenTelemetry alone. Nothing is recorded while requests
 // are served: the sources are read when a reader collects.
