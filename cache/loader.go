@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -31,7 +30,8 @@ import (
 // doesn't have is remembered too, for a shorter time. With a Store in between, a
 // fleet of processes asks the source once instead of once each.
 //
-// A hit takes no lock and allocates nothing. What leaves memory when it is full
+// A hit takes no lock and allocates nothing, and many hits share one reading of
+// the clock. What leaves memory when it is full
 // is what is asked for least, not what was asked for last, so that a scan over
 // all keys doesn't empty the cache. There is no goroutine but those of the
 // loads that run, and one that listens if the Store is a [Notifier]; none is
@@ -44,7 +44,7 @@ type Loader[K comparable, V any] struct {
 	shards []loaderShard[K, V] // a power of two
 	shift  uint                // hash >> shift is the shard
 
-	start   time.Time
+	clock   loaderClock
 	loads   *semaphore.Weighted // nil: unbounded
 	timeout error               // the cause of a context that LoadTimeout ended
 
@@ -92,9 +92,9 @@ func NewLoader[K comparable, V any](cfg LoaderConfig[K, V]) (*Loader[K, V], erro
 	l := &Loader[K, V]{
 		cfg:     cfg,
 		seed:    maphash.MakeSeed(),
-		start:   time.Now(),
 		timeout: fmt.Errorf("cache: load did not end within LoadTimeout (%v): %w", cfg.LoadTimeout, context.DeadlineExceeded),
 	}
+	l.clock.init()
 	l.closing, l.close = context.WithCancel(context.Background())
 	if cfg.Store != nil {
 		l.id = loaderID()
@@ -155,8 +155,13 @@ func (l *Loader[K, V]) Get(ctx context.Context, key K) (V, error) {
 	if e == nil {
 		return l.miss(ctx, s, hash, key)
 	}
-	now := l.now()
-	if now < e.early.Load() {
+	early := e.early.Load()
+	fresh, now := l.clock.sure.Load() < early, int64(0)
+	if !fresh {
+		now = l.clock.read(early)
+		fresh = now < early
+	}
+	if fresh {
 		s.hits.Add(1)
 		e.touch(s.policy.epoch.Load())
 		return e.answer()
@@ -182,8 +187,7 @@ func (l *Loader[K, V]) lateHit(s *loaderShard[K, V], e *loaderEntry[K, V], now i
 	return l.due(e, now)
 }
 
-// now is cheaper than time.Now: it reads one clock, not two.
-func (l *Loader[K, V]) now() int64 { return int64(time.Since(l.start)) }
+func (l *Loader[K, V]) now() int64 { return l.clock.now() }
 
 // due reports whether e, which can still be served, is to be reloaded.
 func (l *Loader[K, V]) due(e *loaderEntry[K, V], now int64) bool {
@@ -206,6 +210,7 @@ func (l *Loader[K, V]) Close() error {
 		s.closed = true
 		s.mu.Unlock()
 	}
+	l.clock.close()
 	l.close()
 	l.running.Wait()
 	return nil

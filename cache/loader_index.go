@@ -34,42 +34,56 @@ func (x *loaderIndex[K, V]) find(hash uint64, key K) *loaderEntry[K, V] {
 	return e
 }
 
-// insert adds e, whose key must not be there.
+// insert adds e, whose key must not be there. It goes to the end of its chain:
+// what has stayed for long is asked for most, and then found first.
 func (x *loaderIndex[K, V]) insert(e *loaderEntry[K, V]) {
 	table := *x.table.Load()
 	if 2*x.count >= len(table) { // most chains are of one entry: each is a cache miss
 		table = x.grow(table)
 	}
-	bucket := &table[e.hash&uint64(len(table)-1)]
-	e.next.Store(bucket.Load())
-	bucket.Store(e)
+	link := &table[e.hash&uint64(len(table)-1)]
+	for at := link.Load(); at != nil; at = link.Load() {
+		link = &at.next
+	}
+	link.Store(e)
 	x.count++
+}
+
+// link returns what points to e, which is there.
+func (x *loaderIndex[K, V]) link(e *loaderEntry[K, V]) *loaderBucket[K, V] {
+	table := *x.table.Load()
+	link := &table[e.hash&uint64(len(table)-1)]
+	for at := link.Load(); at != e; at = link.Load() {
+		link = &at.next
+	}
+	return link
 }
 
 // remove takes e out. A reader that stands on e still finds its way on.
 func (x *loaderIndex[K, V]) remove(e *loaderEntry[K, V]) {
-	table := *x.table.Load()
-	link := &table[e.hash&uint64(len(table)-1)]
-	for at := link.Load(); at != nil; at = link.Load() {
-		if at == e {
-			link.Store(e.next.Load())
-			x.count--
-			return
-		}
-		link = &at.next
-	}
+	x.link(e).Store(e.next.Load())
+	x.count--
 }
 
-// grow doubles the table. Every entry goes to one of two new buckets.
+// replace puts e in the place of old, an entry of the same key: a reader finds
+// one of them.
+func (x *loaderIndex[K, V]) replace(old, e *loaderEntry[K, V]) {
+	e.next.Store(old.next.Load())
+	x.link(old).Store(e)
+}
+
+// grow doubles the table. The entries of a bucket go to two new ones, in their
+// order.
 func (x *loaderIndex[K, V]) grow(old []loaderBucket[K, V]) []loaderBucket[K, V] {
 	table := make([]loaderBucket[K, V], 2*len(old))
-	mask := uint64(len(table) - 1)
 	for i := range old {
+		ends := [2]*loaderBucket[K, V]{&table[i], &table[i+len(old)]}
 		for e := old[i].Load(); e != nil; {
 			following := e.next.Load()
-			bucket := &table[e.hash&mask]
-			e.next.Store(bucket.Load())
-			bucket.Store(e)
+			e.next.Store(nil)
+			end := &ends[min(e.hash&uint64(len(old)), 1)]
+			(*end).Store(e)
+			*end = &e.next
 			e = following
 		}
 	}

@@ -11,19 +11,18 @@ import (
 // The mutex of the shard is held.
 func (l *Loader[K, V]) keep(s *loaderShard[K, V], key K, hash uint64, e *loaderEntry[K, V]) {
 	old := s.index.find(hash, key)
-	if old != nil {
-		s.forget(old)
-	}
-	if e != nil {
-		s.index.insert(e)
-		s.tag(e)
-	}
 	switch {
 	case old != nil && e != nil:
+		s.index.replace(old, e)
+		s.untag(old)
+		s.tag(e)
 		s.policy.replace(old, e, l.now())
 	case old != nil:
+		s.forget(old)
 		s.policy.remove(old)
 	case e != nil:
+		s.index.insert(e)
+		s.tag(e)
 		s.policy.add(e, l.now())
 	}
 }
@@ -31,11 +30,7 @@ func (l *Loader[K, V]) keep(s *loaderShard[K, V], key K, hash uint64, e *loaderE
 // forget takes e out of the index. The mutex is held.
 func (s *loaderShard[K, V]) forget(e *loaderEntry[K, V]) {
 	s.index.remove(e)
-	for _, tag := range e.tags() {
-		if delete(s.tagged[tag], e); len(s.tagged[tag]) == 0 {
-			delete(s.tagged, tag)
-		}
-	}
+	s.untag(e)
 }
 
 // entry returns what is to be kept of an answer to a load that began at born, or
@@ -99,9 +94,6 @@ func (l *Loader[K, V]) jitter(d time.Duration) time.Duration {
 	}
 	return d - time.Duration(rand.Float64()*l.cfg.Jitter*float64(d))
 }
-
-// loaderNever is a time that doesn't come.
-const loaderNever = math.MaxInt64
 
 // loaderAfter returns now + d, or never if that is too far away.
 func loaderAfter(now int64, d time.Duration) int64 {

@@ -53,6 +53,14 @@ func (s *loaderShard[K, V]) tag(e *loaderEntry[K, V]) {
 	}
 }
 
+func (s *loaderShard[K, V]) untag(e *loaderEntry[K, V]) {
+	for _, tag := range e.tags() {
+		if delete(s.tagged[tag], e); len(s.tagged[tag]) == 0 {
+			delete(s.tagged, tag)
+		}
+	}
+}
+
 // A tag that was deleted leaves a mark in the Store, the time when: what the
 // Store has under the tag and was loaded before then is dead. So nobody has to
 // know which keys have it.
