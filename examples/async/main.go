@@ -3,14 +3,14 @@
 // and puts on a list what goes on failing. The queue is on disk (goqite on
 // SQLite, in this process), or NATS JetStream, for many processes.
 //
-//	cd examples/async && go run .                         # keeps its jobs in async.db
+//	go run -C examples/async .                            # from the root of the repository; keeps its jobs in async.db
 //	curl -i -d report localhost:8080/jobs                 # 202, Location: /jobs/…
 //	curl -i localhost:8080/jobs/…                         # queued, running, done
 //	for i in 1 2; do curl -si -H 'Idempotency-Key: one' -d report localhost:8080/jobs | grep Location; done   # the same job twice
 //	for i in $(seq 20); do curl -so /dev/null -w '%{http_code} ' -d report localhost:8080/jobs; done          # 202, then 503: -backlog is full
 //	curl -d 'fail this' localhost:8080/jobs; sleep 8; curl localhost:8080/dead    # tried three times, then here
-//	kill %1 (or Ctrl-C), go run .                         # what runs is finished first; what is queued, later
-//	go run . -nats nats://localhost:4222                  # the same with JetStream; needs: nats-server -js
+//	kill %1 (or Ctrl-C), and start it again               # what runs is finished first; what is queued, later
+//	go run -C examples/async . -nats nats://localhost:4222    # the same with JetStream; needs: nats-server -js
 //
 // jobs.go has the handlers and the worker, queue.go the queue on disk, nats.go
 // the other one. It is longer than an example should be because what makes such

@@ -2,7 +2,7 @@
 // back by itself when it fails more than the old one; then it swaps blue for
 // green in one step.
 //
-//	go run ./examples/canary
+//	go run ./examples/canary             # from the root of the repository
 //	go run ./examples/canary -bad 0      # a good version: it is rolled out to all
 //
 // It starts two versions on loopback and sends requests through the split. You

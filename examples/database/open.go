@@ -16,14 +16,14 @@ func openShop(driver, dsn string) (*sql.DB, error) {
 	}
 	db.SetMaxOpenConns(8)
 	for _, statement := range []string{
-		`DROP TABLE IF EXISTS reviews`,
-		`DROP TABLE IF EXISTS products`,
-		`CREATE TABLE products (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price INTEGER NOT NULL)`,
-		`CREATE TABLE reviews (product INTEGER NOT NULL, stars INTEGER NOT NULL)`,
+		`DROP TABLE IF EXISTS spillway_reviews`,
+		`DROP TABLE IF EXISTS spillway_products`,
+		`CREATE TABLE spillway_products (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price INTEGER NOT NULL)`,
+		`CREATE TABLE spillway_reviews (product INTEGER NOT NULL, stars INTEGER NOT NULL)`,
 		`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
-			INSERT INTO products SELECT i, 'product ' || i, 10 + i % 90 FROM n`,
+			INSERT INTO spillway_products SELECT i, 'product ' || i, 10 + i % 90 FROM n`,
 		`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
-			INSERT INTO reviews SELECT 1 + i % 1000, 1 + i % 5 FROM n`,
+			INSERT INTO spillway_reviews SELECT 1 + i % 1000, 1 + i % 5 FROM n`,
 	} {
 		if _, err := db.Exec(statement); err != nil {
 			db.Close()

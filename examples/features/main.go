@@ -10,8 +10,15 @@
 //	curl -i localhost:8080/product                       # shorter, and marked Spillway-Degraded
 //	curl -X DELETE -H 'Spillway-Admin: 1' 'localhost:8080/-/switch?target=level&author=you'
 //
-// By itself it turns when the shedder is under pressure: send it ten times
-// what it can do, and see /-/switch again.
+// By itself it turns when the shedder is under pressure. The page queries a
+// database of five connections three times, for a tenth of a second in all. Send
+// it more than that can carry, and look at the switch meanwhile:
+//
+//	seq 1500 | xargs -P60 -I{} curl -so /dev/null localhost:8080/product &
+//	sleep 5; curl localhost:8080/-/switch                # "automatic": 1 or more, and what changed
+//
+// You should see reviews go off after a second or two, recommendations stay for a
+// quarter of the users, and all come back some seconds after the end.
 package main
 
 import (
@@ -37,16 +44,25 @@ func newChain(recommender func() bool) (*health.Checker, http.Handler, *degrade.
 	recommendations := sw.Feature("recommendations", degrade.Reduced).Keep(0.25).Needs(recommender)
 	pageSize := degrade.NewKnob(sw, 50, 20, 5) // at full, reduced, minimal
 
+	connections := make(chan struct{}, 5)
+	query := func(takes time.Duration) {
+		connections <- struct{}{}
+		time.Sleep(takes)
+		<-connections
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/product", func(w http.ResponseWriter, r *http.Request) {
 		// Asked before the first byte, an answer that lacks something is marked.
 		ctx := r.Context()
 		withReviews, withRecommendations := reviews.EnabledFor(ctx), recommendations.EnabledFor(ctx)
+		query(20 * time.Millisecond)
 		fmt.Fprintln(w, "a kettle, 42.00")
 		if withReviews {
+			query(40 * time.Millisecond)
 			fmt.Fprintf(w, "%d reviews\n", pageSize.GetFor(ctx))
 		}
 		if withRecommendations {
+			query(40 * time.Millisecond)
 			fmt.Fprintln(w, "people who bought this bought tea")
 		}
 	})

@@ -1,8 +1,8 @@
 // Fleet is several processes that act as one: they share one rate limit, one
 // HTTP cache and one loader through Redis, and go on alone when it dies.
 //
-//	cd examples/fleet && go run .                       # starts a redis-server of its own
-//	cd examples/fleet && go run . -redis localhost:6379 -processes 5
+//	go run -C examples/fleet .        # from the root of the repository; starts a redis-server of its own
+//	go run -C examples/fleet . -redis localhost:6379 -processes 5
 //
 // It starts the processes, asks them all for the same few products at once,
 // and tells how many requests the fleet let through (as many as one process

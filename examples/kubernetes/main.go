@@ -1,8 +1,15 @@
-// Command kubernetes is a service that Kubernetes can deploy, scale and kill
-// without a lost request; deployment.yaml beside it is the other half.
+// Kubernetes is a service that Kubernetes can deploy, scale and kill without a
+// lost request; deployment.yaml and Dockerfile beside it are the other half.
 //
-//	go run ./examples/kubernetes
-//	curl -i localhost:8080/readyz
+//	go run ./examples/kubernetes       # from the root of the repository
+//	curl -i localhost:8080/readyz      # 503 "starting" in the first second, then 200
+//	curl -s localhost:8080/ ; curl -s localhost:8080/metrics | grep health ; open http://localhost:8080/-/
+//	kill -TERM $(pgrep -nx kubernetes) # or Ctrl-C: what a rollout does
+//	curl -i localhost:8080/readyz ; curl -i localhost:8080/
+//
+// You should see 503 "draining" from /readyz and still 200 from / for ten
+// seconds, in which the platform takes the replica out, and then a clean end. The
+// part to copy is config, with the numbers in deployment.yaml that it names.
 package main
 
 import (
@@ -67,12 +74,12 @@ func service(h *health.Checker) http.Handler {
 }
 
 func main() {
-	addr := flag.String("addr", ":8080", "where to listen")
+	listen := flag.String("listen", ":8080", "`address` to serve on")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	h := health.MustNew(config())
-	if err := h.ListenAndServe(ctx, &http.Server{Addr: *addr, Handler: service(h), ReadHeaderTimeout: 10 * time.Second}); err != nil {
+	if err := h.ListenAndServe(ctx, &http.Server{Addr: *listen, Handler: service(h), ReadHeaderTimeout: 10 * time.Second}); err != nil {
 		log.Fatal(err)
 	}
 }

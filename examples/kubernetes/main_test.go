@@ -2,8 +2,15 @@ package main
 
 import (
 	"bytes"
+	"debug/elf"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,4 +78,46 @@ func TestTheDeploymentAgreesWithTheProgram(t *testing.T) {
 	for _, p := range []probe{c.Startup, c.Readiness, c.Liveness} {
 		require.Equal(t, c.Ports[0].Name, p.HTTPGet.Port)
 	}
+}
+
+func TestTheImageHoldsAStaticFileThatDrainsOnSIGTERM(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the standard library anew")
+	}
+	dockerfile, err := os.ReadFile("Dockerfile")
+	require.NoError(t, err)
+	line := regexp.MustCompile(`(?m)^RUN (CGO_ENABLED=0 go build .*) -o /orders \./examples/kubernetes$`).FindSubmatch(dockerfile)
+	require.NotNil(t, line, "it builds this program")
+	require.Contains(t, string(dockerfile), "\nENTRYPOINT [\"/orders\"]\n")
+	bin := filepath.Join(t.TempDir(), "orders")
+	out, err := exec.Command("sh", "-c", string(line[1])+" -o "+bin+" .").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	if f, err := elf.Open(bin); err == nil { // on Linux
+		libraries, err := f.ImportedLibraries()
+		require.NoError(t, err)
+		require.Empty(t, libraries, "there is no library in the image")
+		f.Close()
+	}
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := ln.Addr().String()
+	require.NoError(t, ln.Close())
+	cmd := exec.Command(bin, "-listen", addr)
+	cmd.Env = []string{} // as bare as the image
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	status := func(path string) int {
+		resp, err := http.Get("http://" + addr + path)
+		if err != nil {
+			return 0
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	require.Eventually(t, func() bool { return status("/readyz") == 200 }, 15*time.Second, 10*time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.Eventually(t, func() bool { return status("/readyz") == 503 }, 5*time.Second, 10*time.Millisecond)
+	require.Equal(t, 200, status("/"), "what still comes is served")
+	require.Equal(t, 200, status("/livez"), "and nobody restarts it for that")
 }

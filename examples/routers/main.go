@@ -1,8 +1,12 @@
 // Routers shows that the middleware fits each router in one line: it is a
 // func(http.Handler) http.Handler and nothing else.
 //
-//	cd examples/routers && go run . -router chi      # or gin, echo, gorilla, mux
+//	go run -C examples/routers . -router chi         # from the root of the repository; or gin, echo, gorilla, mux
 //	curl -i localhost:8080/users/7                   # RateLimit says what is left
+//	for i in $(seq 12); do curl -so /dev/null -w '%{http_code} ' localhost:8080/users/7; done
+//
+// You should see 200 until ten requests were made in the minute, and then 429,
+// with each of them.
 package main
 
 import (
