@@ -90,7 +90,7 @@ func (f *flight) admit(status int, h http.Header, outer *outerFields, d *directi
 	e.fields = newFields(h, outer, d, f.shared, c.cfg.SetCookie == CookieKeep)
 	e.learn(d, wall)
 	if !v.dated {
-		e.fields = setField(e.fields, "Date", v.date.UTC().Format(http.TimeFormat))
+		e.fields = setField(e.fields, "Date", c.dates.line(v.date)...)
 	}
 	e.tags = c.tagsOf(h)
 	if !e.validates() && (e.rules.noCache || e.life <= 0 && e.swr <= 0 && e.sie <= 0) {
@@ -102,7 +102,7 @@ func (f *flight) admit(status int, h http.Header, outer *outerFields, d *directi
 		}
 	}
 	e.size = contentLength(h, status)
-	e.live = newBody(e.size, c.maxBody, &c.budget)
+	e.live = f.body.init(e.size, c.maxBody, &c.budget)
 	return e, reasonNone
 }
 
@@ -158,13 +158,18 @@ func (e *entry) learn(d *directives, wall time.Time) {
 
 // clone returns a copy of e that is not in the cache.
 func (e *entry) clone() *entry {
-	return &entry{
-		key: e.key, hash: e.hash, status: e.status, fields: e.fields, trailer: e.trailer,
-		data: e.data, size: e.size, live: e.live, part: e.part, start: e.start, total: e.total,
-		vary: e.vary, tags: e.tags, etag: e.etag, language: e.language, date: e.date,
-		modified: e.modified, requested: e.requested, received: e.received, age0: e.age0,
-		life: e.life, swr: e.swr, sie: e.sie, rules: e.rules,
-	}
+	k := &entry{}
+	e.copyTo(k)
+	return k
+}
+
+// copyTo makes k, which is new, say what e does.
+func (e *entry) copyTo(k *entry) {
+	k.key, k.hash, k.status, k.fields, k.trailer = e.key, e.hash, e.status, e.fields, e.trailer
+	k.data, k.size, k.live, k.part, k.start, k.total = e.data, e.size, e.live, e.part, e.start, e.total
+	k.vary, k.tags, k.etag, k.language, k.date = e.vary, e.tags, e.etag, e.language, e.date
+	k.modified, k.requested, k.received, k.age0 = e.modified, e.requested, e.received, e.age0
+	k.life, k.swr, k.sie, k.rules = e.life, e.swr, e.sie, e.rules
 }
 
 // disconnectedStale is how long past its life a response that does not say

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -63,6 +64,53 @@ func BenchmarkHit(b *testing.B) {
 					h.ServeHTTP(w, r)
 				}
 			})
+		})
+	}
+}
+
+// BenchmarkHitAmong hits stored responses at random. The requests are put
+// together from two thousand strings, so that the only memory that is far away
+// is the cache's own. "loop" is what remains without a cache.
+func BenchmarkHitAmong(b *testing.B) {
+	var parts [1000]string
+	for i := range parts {
+		parts[i] = strconv.Itoa(i)
+	}
+	length := []string{"16"}
+	for _, k := range []struct {
+		name string
+		n    int
+		wrap func(http.Handler) http.Handler
+	}{
+		{"loop", 1_000_000, func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+		}},
+		{"1000", 1000, cache.MustNew(cache.Config{}).Handler},
+		{"1000000", 1_000_000, cache.MustNew(cache.Config{MaxBytes: 4 << 30}).Handler},
+	} {
+		h := k.wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h := w.Header()
+			h["Content-Type"] = []string{"text/html; charset=utf-8"}
+			h["Cache-Control"] = []string{"public, max-age=3600"}
+			h["Etag"] = []string{`"v1"`}
+			h["Content-Length"] = length
+			io.WriteString(w, "0123456789abcdef")
+		}))
+		r, w := benchRequest(page), &nullWriter{http.Header{}}
+		ask := func(i int) {
+			r.URL.Path, r.URL.RawQuery = parts[i/1000], parts[i%1000]
+			clear(w.h)
+			h.ServeHTTP(w, r)
+		}
+		b.Run(k.name, func(b *testing.B) {
+			for i := range k.n {
+				ask(i)
+			}
+			b.ReportAllocs()
+			for x := uint64(1); b.Loop(); {
+				x = x*6364136223846793005 + 1442695040888963407
+				ask(int(x >> 33 % uint64(k.n)))
+			}
 		})
 	}
 }

@@ -40,15 +40,18 @@ type body struct {
 	hint     int64    // bytes still expected, or -1
 	overflow bool
 	done     bool
-	err      error // why it broke off, when done
-	readers  map[*bodyReader]struct{}
+	err      error         // why it broke off, when done
+	readers  *bodyReader   // and those after it
+	first    bodyReader    // the one that most bodies have
 	grown    chan struct{} // closed when there is more to read; made by who waits
 	room     chan struct{} // closed when a reader has moved; made by the writer
 }
 
-// newBody returns a body of which size bytes are announced, -1 for unknown.
-func newBody(size, limit int64, budget *atomic.Int64) *body {
-	return &body{limit: limit, budget: budget, hint: size, readers: map[*bodyReader]struct{}{}}
+// init makes b, which is new, a body of which size bytes are announced, -1 for
+// unknown.
+func (b *body) init(size, limit int64, budget *atomic.Int64) *body {
+	b.limit, b.budget, b.hint = limit, budget, size
+	return b
 }
 
 // write appends p. It blocks only once the body has overflowed.
@@ -94,7 +97,7 @@ func (b *body) readFrom(ctx context.Context, r io.Reader) (n int64, err error) {
 func (b *body) space(ctx context.Context, want int) ([]byte, error) {
 	b.mu.Lock()
 	for b.overflow && b.lagLocked() >= overflowWindow {
-		if len(b.readers) == 0 {
+		if b.readers == nil {
 			b.mu.Unlock()
 			return nil, errNoReader
 		}
@@ -206,24 +209,23 @@ func (b *body) sealed() [][]byte {
 		}
 		return [][]byte{p}
 	}
-	out := make([][]byte, len(b.chunks))
-	copy(out, b.chunks)
-	last := len(out) - 1
-	if c := out[last]; len(c) == 0 {
-		out = out[:last:last]
-	} else if len(c) < cap(c) {
-		out[last] = append(make([]byte, 0, len(c)), c...)
+	last := len(b.chunks) - 1
+	switch c := b.chunks[last]; {
+	case len(c) == 0:
+		last--
+	case len(c) < cap(c):
+		b.chunks[last] = append(make([]byte, 0, len(c)), c...)
 	}
-	return out
+	return b.chunks[: last+1 : last+1]
 }
 
 // lagLocked is how far the slowest reader is behind.
 func (b *body) lagLocked() int64 {
 	lag := int64(0)
-	if len(b.readers) == 0 {
+	if b.readers == nil {
 		return overflowWindow
 	}
-	for r := range b.readers {
+	for r := b.readers; r != nil; r = r.after {
 		lag = max(lag, b.size-r.pos)
 	}
 	return lag
@@ -235,7 +237,7 @@ func (b *body) trimLocked() {
 		return
 	}
 	lowest := b.dropped + len(b.chunks)
-	for r := range b.readers {
+	for r := b.readers; r != nil; r = r.after {
 		lowest = min(lowest, r.chunk)
 	}
 	for b.dropped < lowest && len(b.chunks) > 1 {
@@ -255,6 +257,7 @@ func (b *body) trimLocked() {
 // A bodyReader reads a body from its start.
 type bodyReader struct {
 	b     *body
+	after *bodyReader
 	chunk int   // absolute number of the chunk it is in
 	off   int   // in that chunk
 	pos   int64 // bytes it is done with
@@ -268,8 +271,12 @@ func (b *body) reader() *bodyReader {
 	if b.overflow && b.size > 0 {
 		return nil
 	}
-	r := &bodyReader{b: b}
-	b.readers[r] = struct{}{}
+	r := &b.first
+	if r.b != nil {
+		r = &bodyReader{}
+	}
+	r.b, r.after = b, b.readers
+	b.readers = r
 	return r
 }
 
@@ -328,7 +335,12 @@ func (r *bodyReader) caughtUp() bool {
 
 func (r *bodyReader) close() {
 	r.b.mu.Lock()
-	delete(r.b.readers, r)
+	for p := &r.b.readers; *p != nil; p = &(*p).after {
+		if *p == r {
+			*p = r.after
+			break
+		}
+	}
 	r.b.trimLocked()
 	r.b.mu.Unlock()
 }

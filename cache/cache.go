@@ -179,6 +179,7 @@ type Cache struct {
 
 	ages, ttls lineTable
 	forwards   forwardTable
+	dates      dateLine
 
 	base   time.Time // what all times in entries are relative to, so that 0 is long ago
 	policy *policy

@@ -230,8 +230,7 @@ func (c *Cache) decodeEntry(b []byte) (*entry, error) {
 	if v := e.field("Content-Language"); len(v) == 1 {
 		e.language = strings.ToLower(v[0])
 	}
-	e.weigh()
-	return e, nil
+	return e.pack(), nil
 }
 
 // encodeIndex returns a list of sets of field names as bytes.

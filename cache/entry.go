@@ -13,48 +13,44 @@ import (
 // new one that shares the body. Times are measured from Cache.base, on the
 // monotonic clock, so that setting the clock makes nothing fresh.
 type entry struct {
-	key  string
-	hash uint64
-
+	hash  uint64
+	key   string
 	chain *entry // the next variant of the same key; protected by the shard
+
+	// A hit reads as far as data.
+	age0     time.Duration // corrected_initial_age at received
+	received time.Duration // when its header came
+	life     time.Duration // freshness_lifetime
+	softened atomic.Int64  // when a soft purge made it stale, 0 if none did
+	vary     []varyField
+	status   int
+	rules    rules
+	// part says which bytes data holds if it isn't all of the
+	// representation: those from start on, of total (-1 if unknown).
+	part bool
+	// gone says that it was purged or replaced: a revalidation must not bring
+	// it back.
+	gone       atomic.Bool
+	refreshing atomic.Bool // a revalidation in the background is on its way
+	live       *body
+	fields     []field
+	trailer    []field
+	data       [][]byte // the whole body; nil while live is still growing
+
+	size, start, total int64
 
 	// Protected by the policy.
 	prev, next *entry
 	cost       int64
 	seg        segment
 
-	status  int
-	fields  []field
-	trailer []field
-	data    [][]byte // the whole body; nil while live is still growing
-	size    int64
-	live    *body
-
-	// part says which bytes data holds if it isn't all of the
-	// representation: those from start on, of total (-1 if unknown).
-	part  bool
-	start int64
-	total int64
-
-	vary      []varyField
 	tags      []string
 	etag      string
 	language  string
 	date      time.Time     // of the Date field
 	modified  time.Time     // of the Last-Modified field, or zero
 	requested time.Duration // when the request for it was sent
-	received  time.Duration // when its header came
-	age0      time.Duration // corrected_initial_age at received
-	life      time.Duration // freshness_lifetime
 	swr, sie  time.Duration // how long past its life it may be used while, and if
-	rules     rules
-
-	// softened is when a soft purge made it stale, 0 if none did.
-	softened atomic.Int64
-	// gone says that it was purged or replaced: a revalidation must not bring
-	// it back.
-	gone       atomic.Bool
-	refreshing atomic.Bool // a revalidation in the background is on its way
 }
 
 // rules are what an entry's directives say about its reuse.
@@ -75,20 +71,28 @@ type field struct {
 }
 
 const (
-	entryOverhead = int64(unsafe.Sizeof(entry{})) + 64 + 8*sketchWords // and its slot in the map, twice over, and in the sketch
+	indexOverhead = 64 + 8*sketchWords // of the map, twice over, and of the sketch
 	fieldOverhead = int64(unsafe.Sizeof(field{})) + 16
 	tagOverhead   = 80
 )
 
-// weigh sets the cost of e, all that it keeps in memory.
-func (e *entry) weigh() {
-	n := entryOverhead + int64(len(e.key))
-	for _, fs := range [][]field{e.fields, e.trailer} {
-		for _, f := range fs {
-			n += fieldOverhead + int64(len(f.name))
-			for _, v := range f.values {
-				n += int64(len(v)) + 16
-			}
+// weigh sets the cost of e: all that it keeps in memory, with its own piece of
+// this size.
+func (e *entry) weigh(piece int64) {
+	n := piece + indexOverhead
+	if len(e.key) > packedKey {
+		n += int64(len(e.key))
+	}
+	for _, f := range e.fields {
+		n += int64(len(f.name))
+		for _, v := range f.values {
+			n += int64(len(v)) + 8
+		}
+	}
+	for _, f := range e.trailer {
+		n += fieldOverhead + int64(len(f.name))
+		for _, v := range f.values {
+			n += int64(len(v)) + 16
 		}
 	}
 	for _, c := range e.data {
@@ -172,22 +176,18 @@ func listField(name string) bool {
 // directives forbid. The order of h's values is kept.
 func newFields(h http.Header, outer *outerFields, d *directives, shared, cookies bool) []field {
 	named := namedFields(h["Connection"])
-	names := make([]string, 0, len(h))
-	for name := range h {
+	fields := make([]field, 0, len(h)+1) // and Date
+	total := 0
+	for name, values := range h {
 		switch {
-		case hopByHop(name), slices.Contains(named, name), ownField(name):
-		case slices.Contains(d.noCacheFields, name):
-		case shared && slices.Contains(d.privateFields, name):
-		case strings.HasPrefix(name, http.TrailerPrefix):
-		case !cookies && (name == "Set-Cookie" || name == "Set-Cookie2"):
-		default:
-			names = append(names, name)
+		case hopByHop(name), slices.Contains(named, name), ownField(name),
+			slices.Contains(d.noCacheFields, name),
+			shared && slices.Contains(d.privateFields, name),
+			strings.HasPrefix(name, http.TrailerPrefix),
+			!cookies && (name == "Set-Cookie" || name == "Set-Cookie2"):
+			continue
 		}
-	}
-	slices.Sort(names)
-	fields := make([]field, 0, len(names)+2)
-	for _, name := range names {
-		values, added := h[name], false
+		added := false
 		if before := outer.values(name); len(before) > 0 {
 			if slices.Equal(values, before) {
 				continue
@@ -196,12 +196,15 @@ func newFields(h http.Header, outer *outerFields, d *directives, shared, cookies
 				values, added = values[len(before):], true
 			}
 		}
-		if len(values) == 0 {
-			continue
+		if len(values) > 0 {
+			fields = append(fields, field{name: name, values: values, add: added})
+			total += len(values)
 		}
-		fields = append(fields, field{name: name, values: slices.Clip(slices.Clone(values)), add: added})
 	}
-	return slices.Clip(fields)
+	slices.SortFunc(fields, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	// The handler may change its values later: these are copies.
+	packFields(fields[:0], make([]string, 0, total), fields)
+	return fields
 }
 
 // hopByHop reports whether a field is about one connection, even if Connection

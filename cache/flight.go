@@ -55,6 +55,7 @@ type flight struct {
 	err   error  // what a client's call has failed with, for all who wait
 
 	entry   *entry  // the response on its way, if it is kept
+	body    body    // its body
 	trailer []field // set before its body ends
 	why     reason  // why it isn't
 }

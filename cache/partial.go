@@ -48,7 +48,7 @@ func (f *flight) complete(h http.Header, outer *outerFields, now time.Duration) 
 	e.size, e.total = e.total, -1
 	e.fields = slices.DeleteFunc(e.fields, func(f field) bool { return f.name == "Content-Range" })
 	e.fields = setField(e.fields, "Content-Length", formatInt(e.size))
-	e.live = newBody(e.size, f.c.maxBody, &f.c.budget)
+	e.live = f.body.init(e.size, f.c.maxBody, &f.c.budget)
 	for _, p := range f.stale.data {
 		if _, err := e.live.write(context.Background(), p); err != nil {
 			return nil, reasonTooLarge
@@ -84,6 +84,5 @@ func (e *entry) joined(old *entry) *entry {
 		k.fields = slices.DeleteFunc(slices.Clone(k.fields), func(f field) bool { return f.name == "Content-Range" })
 		k.fields = setField(k.fields, "Content-Length", formatInt(k.size))
 	}
-	k.weigh()
-	return k
+	return k.pack()
 }

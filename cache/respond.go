@@ -2,7 +2,6 @@ package cache
 
 import (
 	"net/http"
-	"slices"
 	"time"
 )
 
@@ -157,19 +156,21 @@ func (f *flight) end(err error, trailer []field) {
 
 // sealed returns e with its whole body, to be stored.
 func (f *flight) sealed(e *entry, trailer []field) *entry {
-	k := e.clone()
+	var k entry
+	e.copyTo(&k)
 	k.live = nil
 	k.data = e.live.sealed()
 	k.size = e.live.length()
 	k.trailer = trailer
+	var more [2]field
+	n := 0
 	if f.sniff() && k.size > 0 && k.field("Content-Type") == nil && k.field("Content-Encoding") == nil {
-		k.fields = setField(slices.Clone(k.fields), "Content-Type", http.DetectContentType(k.data[0]))
+		more[n], n = field{name: "Content-Type", values: []string{http.DetectContentType(k.data[0])}}, n+1
 	}
 	if k.field("Content-Length") == nil && len(trailer) == 0 && bodyAllowed(k.status) {
-		k.fields = setField(slices.Clone(k.fields), "Content-Length", formatInt(k.size))
+		more[n], n = field{name: "Content-Length", values: []string{formatInt(k.size)}}, n+1
 	}
-	k.weigh()
-	return k
+	return k.pack(more[:n]...)
 }
 
 // sniff reports whether the server would guess a missing Content-Type.

@@ -172,3 +172,21 @@ func (t *lineTable) line(n int64) []string {
 	slot.Store(p)
 	return p.line
 }
+
+// A dateLine keeps the last Date field that was made.
+type dateLine struct{ last atomic.Pointer[dated] }
+
+type dated struct {
+	unix int64
+	line []string
+}
+
+// line returns the values of the Date field for t. They must not be changed.
+func (l *dateLine) line(t time.Time) []string {
+	if p := l.last.Load(); p != nil && p.unix == t.Unix() {
+		return p.line
+	}
+	p := &dated{t.Unix(), []string{t.UTC().Format(http.TimeFormat)}}
+	l.last.Store(p)
+	return p.line
+}

@@ -95,8 +95,7 @@ func (c *Cache) update(old *entry, h http.Header, outer *outerFields, now, start
 		e.vary = c.normal.varyOf(names, request)
 	}
 	e.tags = c.tagsOf(merged)
-	e.weigh()
-	return e, !any && !d.noStore && !(d.private && shared)
+	return e.pack(), !any && !d.noStore && !(d.private && shared)
 }
 
 func sameNames(vary []varyField, names []string) bool {
