@@ -180,6 +180,20 @@ func (f *flight) leaderLeaves() {
 	f.leaves(n)
 }
 
+// linger lets the leader go, who has had a 304, and keeps the call up until the
+// body is stored, or for as long as it may take until the header.
+func (f *flight) linger() *time.Timer {
+	f.shard.mu.Lock()
+	f.refs++
+	f.shard.mu.Unlock()
+	f.leaderLeaves()
+	d := f.c.fillTimeout
+	if d < 0 {
+		d = 1<<63 - 1
+	}
+	return time.AfterFunc(d, func() { f.cancel(errFillTimeout) })
+}
+
 func (f *flight) leaves(n int) {
 	f.shard.mu.Lock()
 	f.refs -= n

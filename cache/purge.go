@@ -53,8 +53,7 @@ func (t Target) String() string {
 // gets what it has named. Config.Store is told as well, where Prefix counts as
 // All, since a store can't tell which of its keys begin alike: name URLs or
 // tags where that costs too much. An error says that it may still hold what was
-// purged. The memory of
-// other processes is not reached: purge there too.
+// purged. The memory of other processes is not reached: purge there too.
 func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 	var errs []error
 	for _, t := range targets {

@@ -274,3 +274,16 @@ func TestADateIsNoStrongValidatorBesideATag(t *testing.T) { // RFC 9110 §13.1.5
 	require.Empty(t, o.request().Header["Range"])
 	require.Empty(t, o.request().Header["If-Range"])
 }
+
+func TestAPartThatBrokeOffHoldsNoMoreThanCame(t *testing.T) { // RFC 9111 §3.3
+	o := newOrigin("Cache-Control", "max-age=60", "Content-Range", "bytes 4-9/10")
+	o.status, o.body = 206, "45678" // five of six bytes
+	h := cache.MustNew(cache.Config{}).Handler(o)
+	get(h, page, "Range", "bytes=4-")
+	require.Equal(t, "678", get(h, page, "Range", "bytes=6-8").Body.String())
+	require.EqualValues(t, 1, o.calls.Load())
+	for i, ask := range []string{"bytes=6-", "bytes=-5", "bytes=-1", "bytes=4-9"} {
+		get(h, page, "Range", ask)
+		require.EqualValues(t, 2+i, o.calls.Load(), "it is not wholly within what came: %s", ask)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -172,7 +173,7 @@ func two(say, want string) []step {
 }
 
 func TestRFC(t *testing.T) {
-	for _, r := range rules {
+	for _, r := range slices.Concat(rules, moreRules) {
 		t.Run(r.section+" "+r.says, func(t *testing.T) {
 			if !r.private {
 				synctest.Test(t, func(t *testing.T) { r.run(t, false) })

@@ -158,8 +158,8 @@ func (t *transport) pass(r *http.Request, result Result, why reason, fwd string,
 	stored := see(resp)
 	if why != reasonUpgrade {
 		detail := why
-		if stored {
-			detail = reasonNone
+		if why == reasonMethod {
+			detail = reasonNone // fwd says so
 		}
 		c.addStatus(resp.Header, forward{why: fwd, stored: stored}, detail)
 	}
@@ -256,6 +256,7 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 				}
 			}
 		}()
+		var lingers *time.Timer
 		t.call(f, out, func(resp *http.Response, e *entry, result Result, why reason, err error) {
 			if resp == nil && e == nil {
 				if err != nil {
@@ -265,8 +266,16 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 				return
 			}
 			c.done(r, f.hash, result, why)
-			first <- begun{resp: t.begin(r, l, f, resp, e, result, why)}
+			resp, bare := t.begin(r, l, f, resp, e, result, why)
+			if bare {
+				lingers = f.linger()
+			}
+			first <- begun{resp: resp}
 		})
+		if lingers != nil {
+			lingers.Stop()
+			f.leaves(1)
+		}
 	}()
 	select {
 	case b := <-first:
@@ -290,8 +299,9 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 	}
 }
 
-// begin returns the response that the leader's caller gets.
-func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Response, e *entry, result Result, why reason) *http.Response {
+// begin returns the response that the leader's caller gets, and whether that is
+// without the body, which is on its way nevertheless.
+func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Response, e *entry, result Result, why reason) (out *http.Response, bare bool) {
 	c := t.c
 	now := c.now()
 	fw := f.forward()
@@ -299,7 +309,7 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 		c.addStatus(resp.Header, fw, why)
 		resp.Request = r
 		resp.Body = &guardedBody{resp.Body, func() { f.cancel(nil) }, sync.Once{}}
-		return resp
+		return resp, false
 	}
 	rep, ok := l.replyFor(e, c.wall(now))
 	if !ok {
@@ -317,29 +327,28 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 		if result == Revalidated {
 			st = st.confirmed(resp.Header)
 		}
-		out := rep.response(r, st)
+		out = rep.response(r, st)
 		if resp != nil && len(resp.Header["Set-Cookie"]) > 0 {
 			out.Header["Set-Cookie"] = resp.Header["Set-Cookie"]
 		}
-		return out
+		return out, false
 	}
 	fw.stored = true
 	if rep.bare {
-		f.leaderLeaves()
-		return rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
+		return rep.response(r, c.stampOf(e, now, fw.line(c.statusName))), true
 	}
 	if e.status != resp.StatusCode { // the rest of a part, which makes it whole
-		out := rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
+		out = rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
 		out.ContentLength = e.size
 		out.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.leaderLeaves}
-		return out
+		return out, false
 	}
 	copied := *resp
 	copied.Header = resp.Header.Clone()
 	c.addStatus(copied.Header, fw, why)
 	copied.Request = r
 	copied.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.leaderLeaves}
-	return &copied
+	return &copied, false
 }
 
 // follow answers from what f's leader gets. ok is false if the request has to

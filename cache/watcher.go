@@ -95,13 +95,15 @@ func (w *watcher) end() {
 func (w *watcher) look(status int, h http.Header) {
 	c := w.c
 	fw, detail := forward{why: w.fwd}, w.why
+	if w.why == reasonMethod {
+		detail = reasonNone // fwd says so
+	}
 	switch w.job {
 	case jobHead:
 		if status == http.StatusOK {
 			c.updateFromHead(w.r, h, &w.outer, w.key, w.hash, w.started, true)
 		}
 	case jobUnsafe:
-		detail = reasonNone
 		if status < 400 {
 			c.invalidate(w.r, realmHandler, h)
 			w.keep = c.keepPost(w.r, realmHandler, status, h, &w.outer, w.started)
