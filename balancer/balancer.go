@@ -26,7 +26,7 @@
 //
 // A [Splitter] divides requests among such pools: a canary, or blue and green.
 //
-// # The defaults, and why
+// # Defaults, and why
 //
 //   - Latency(3), because one slow backend among ten is p99, and least requests
 //     and round robin do not see it: package balancertest has the figures.

@@ -12,23 +12,58 @@
 //	defer stop()
 //	err := h.ListenAndServe(ctx, &http.Server{Addr: ":8080", Handler: h.Handler(mux)})
 //
-// Checks run in the background, on their own schedule, with at most one call
-// of each in flight: a request to /livez, /readyz or /startupz reads the last
-// answer through one atomic load and cannot cause a check. What cannot be
-// trusted is a failure: a check that hangs, panics, or has no fresh result.
-// [Checker.Handler] answers the probes, so put it outermost, before anything
-// that could limit, shed or cache them.
+// [Checker.Handler] answers /livez, /readyz and /startupz, so put it outermost,
+// before anything that could limit, shed or cache them.
+//
+// # How it decides
+//
+// Checks run in the background, on their own schedule, with at most one call of
+// each in flight: a probe reads the last answer and cannot cause a check. What
+// cannot be trusted is a failure: a check that hangs, panics, or has no fresh
+// result. The first result counts at once; after that it takes Check.Fall
+// failures in a row to fail, and Check.Rise passes to pass.
+//
+// /livez fails only for what a restart cures: nothing, unless a check is put
+// there (Check.Groups) or comes there in time (Check.EscalateAfter). /readyz fails while a check of this process fails, but
+// not for what all replicas share (Check.Shared), or they would all go at once,
+// nor for what is Optional. /startupz fails until every check of it has passed.
 //
 // When ctx ends, [Checker.ListenAndServe] first answers "not ready" while it
-// goes on serving, so that balancers take the process out, and only then
-// closes: see [Drain].
+// goes on serving, so that balancers take the process out, and only then closes:
+// see [Drain]. Responses say Spillway-Draining: 1 meanwhile, which package
+// balancer takes at its word.
+//
+// # Defaults, and why
+//
+//   - A check every 10 seconds, every second while it fails, within 2 seconds,
+//     and three failures in a row: one blip is no outage, and what is back is
+//     soon seen.
+//   - Draining takes 5 seconds of serving on, 15 for what is in flight and 5 for
+//     hooks: that fits into the 30 that Kubernetes grants. [New] refuses a Drain
+//     that does not fit into its Grace.
+//   - The public answers name no check and hold no error text, since those of
+//     drivers name hosts and users: see Config.Authorize and Config.ShowErrors.
+//
+// # What it costs
 //
 // A probe costs about a hundred nanoseconds and does not allocate. Any other
-// request costs one small allocation and two readings of the clock. While Run
-// or Serve run there is one goroutine per check, and one per call in flight.
+// request costs one small allocation and two readings of the clock (go test
+// -bench . ./health). While Run or Serve run there is one goroutine per check,
+// and one per call in flight. [Metrics] and [Dashboard] read their sources when
+// somebody looks.
 //
-// The package does not restart anything, call other services about its
-// findings, or log: see Config.OnChange.
+// # How it fails
+//
+// A Probe that ignores its context is counted as failing and not called again
+// until it has returned, so it costs one goroutine. A hook that panics is counted
+// and otherwise ignored; one that hangs while draining is left behind after its
+// time. A second signal ends draining at once, with [ErrForced]. A [Source] that
+// panics loses its own lines of a page, and no others.
+//
+// # What it does not do
+//
+// It does not restart anything, call other services about its findings, or log:
+// see Config.OnChange.
 package health
 
 import (
