@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,7 +19,7 @@ func TestAClientThatHasAnOldVersionFillsTheCacheForTheOthers(t *testing.T) { // 
 	for _, stalls := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			calls := 0
-			ended := false
+			var ended atomic.Bool
 			rt := cache.MustNew(cache.Config{FillTimeout: time.Minute}).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
 				calls++
 				require.Empty(t, r.Header["If-None-Match"], "it is fetched whole")
@@ -30,7 +31,7 @@ func TestAClientThatHasAnOldVersionFillsTheCacheForTheOthers(t *testing.T) { // 
 					}
 					if stalls {
 						<-r.Context().Done()
-						ended = true
+						ended.Store(true)
 						pw.CloseWithError(r.Context().Err())
 					}
 					pw.Close()
@@ -48,7 +49,7 @@ func TestAClientThatHasAnOldVersionFillsTheCacheForTheOthers(t *testing.T) { // 
 			cancel()
 			require.Zero(t, time.Since(start), "it waits for no body")
 			time.Sleep(2 * time.Minute)
-			require.Equal(t, stalls, ended, "a body that stalls is given up")
+			require.Equal(t, stalls, ended.Load(), "a body that stalls is given up")
 			resp, err = rt.RoundTrip(newRequest(t, "GET", page))
 			require.NoError(t, err)
 			require.Equal(t, !stalls, strings.Contains(resp.Header.Get("Cache-Status"), "hit"))
