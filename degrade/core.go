@@ -168,7 +168,7 @@ func (c *core) handOver(now, latency int64, word uint64) {
 	c.sweep(now)
 	c.ctl.completed(now, int(word&takenMask)+1, int(c.limit.Load()))
 	c.grant(now)
-	if now >= c.due.Load() {
+	if now >= c.due.Load() || c.ctl.starting {
 		c.step(now)
 	}
 }
@@ -193,7 +193,7 @@ func (c *core) grant(now int64) {
 	}
 	if c.q.n == 0 && int64(c.word.Load()&takenMask) < c.limit.Load() && c.word.Load()&waitingBit != 0 {
 		c.load.came = admitted(c.word.And(^uint64(waitingBit)))
-		c.ctl.rest()
+		c.ctl.rest(now)
 	}
 }
 

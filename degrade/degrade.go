@@ -225,7 +225,7 @@ func (s *Shedder) release(t *ticket, ctx context.Context) {
 	now := s.now()
 	latency := now - t.start
 	if ctx.Err() == context.Canceled {
-		s.core.hungUp(now, now-t.came)
+		s.core.hungUp(now, now-t.came, latency)
 		latency = -1 // how long it would have taken is not known
 	}
 	s.core.leave(now, latency, t.n)

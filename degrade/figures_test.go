@@ -40,7 +40,7 @@ func measure(r regime, fixed int, load float64, seeds int) (c cell) {
 	seconds := max(10, 1600/r.capacity())
 	n := float64(seeds)
 	for seed := range seeds {
-		a := simulate(r, fixed, seed%2 == 1, uint64(seed+1), phase{20, 0.5, 0}, phase{seconds, load, 0})[1]
+		a := simulate(r, fixed, seed%2 == 1, uint64(seed+1), phase{seconds: 20, load: 0.5}, phase{seconds: seconds, load: load})[1]
 		capacity := r.capacity() * seconds
 		c.good += 100 * float64(a.good) / min(float64(a.offered), capacity) / n
 		c.critical += 100 * float64(a.critGood) / float64(a.critOffered) / n
@@ -130,7 +130,7 @@ func TestASlowBackendDoesNotShiftTheLimitForGood(t *testing.T) {
 			n := float64(seeds())
 			for seed := range seeds() {
 				aware := seed%2 == 1
-				ts := simulate(r, 0, aware, uint64(seed+1), phase{20, 0.5, 0}, phase{5, 0.8, 0}, phase{3, 0.8, 5}, phase{1, 0.8, 0}, phase{8, 0.8, 0}, phase{5, 2, 0})
+				ts := simulate(r, 0, aware, uint64(seed+1), phase{seconds: 20, load: 0.5}, phase{seconds: 5, load: 0.8}, phase{seconds: 3, load: 0.8, slow: 5}, phase{seconds: 1, load: 0.8}, phase{seconds: 8, load: 0.8}, phase{seconds: 5, load: 2})
 				during += 100 * float64(ts[2].good) / (0.2 * r.capacity() * 3) / n
 				after += 100 * float64(ts[4].good) / float64(ts[4].offered) / n
 				later += 100 * float64(ts[5].good) / (r.capacity() * 5) / n
@@ -153,7 +153,7 @@ func TestAStepFromHalfToFiveTimesTheLoad(t *testing.T) {
 			n := float64(seeds())
 			for seed := range seeds() {
 				aware := seed%2 == 1
-				ts := simulate(r, 0, aware, uint64(seed+1), phase{20, 0.5, 0}, phase{1, 5, 0}, phase{9, 5, 0})
+				ts := simulate(r, 0, aware, uint64(seed+1), phase{seconds: 20, load: 0.5}, phase{seconds: 1, load: 5}, phase{seconds: 9, load: 5})
 				first += 100 * float64(ts[1].good) / r.capacity() / n
 				rest += 100 * float64(ts[2].good) / r.capacity() / 9 / n
 			}
@@ -175,14 +175,14 @@ func TestTrafficDoubledOnADatabase(t *testing.T) {
 	n := float64(seeds())
 	for seed := range seeds() {
 		aware := seed%2 == 1
-		ts := simulate(r, 0, aware, uint64(seed+1), phase{30, 0.7, 0}, phase{30, 2, 0}, phase{1, 0.7, 0}, phase{19, 0.7, 0})
+		ts := simulate(r, 0, aware, uint64(seed+1), phase{seconds: 30, load: 0.7}, phase{seconds: 30, load: 2}, phase{seconds: 1, load: 0.7}, phase{seconds: 19, load: 0.7})
 		require.Zero(t, ts[0].refused, "350/s before")
 		require.LessOrEqual(t, float64(ts[3].refused), 0.001*float64(ts[3].offered), "350/s, from one second after")
 		require.GreaterOrEqual(t, float64(ts[2].good), 0.97*float64(ts[2].offered), "350/s, in the first second after")
 		good += float64(ts[1].good) / 30 / n
 		p99 += ts[1].quantile(.99) / n
 
-		ts = simulate(r, 0, aware, uint64(seed+1), phase{30, 0.7, 0}, phase{20, 0.7, 4}, phase{1, 0.7, 0}, phase{19, 0.7, 0})
+		ts = simulate(r, 0, aware, uint64(seed+1), phase{seconds: 30, load: 0.7}, phase{seconds: 20, load: 0.7, slow: 4}, phase{seconds: 1, load: 0.7}, phase{seconds: 19, load: 0.7})
 		slow += float64(ts[1].good) / 20 / n
 		slow99 += ts[1].quantile(.99) / n
 		require.GreaterOrEqual(t, float64(ts[3].good), 0.99*float64(ts[3].offered), "one second after the database is quick again")
@@ -197,7 +197,7 @@ func TestTrafficDoubledOnADatabase(t *testing.T) {
 // A request needs 5 ms for what it is about, 2 ms for one optional feature and
 // 3 ms for another. The switch follows the shedder's pressure.
 func TestTheSwitchAnswersWhatSheddingAloneWouldRefuse(t *testing.T) {
-	phases := []phase{{20, 0.7, 0}, {30, 1.3, 0}, {30, 1.9, 0}, {90, 0.7, 0}}
+	phases := []phase{{seconds: 20, load: 0.7}, {seconds: 30, load: 1.3}, {seconds: 30, load: 1.9}, {seconds: 90, load: 0.7}}
 	for seed := range uint64(seeds()) {
 		s := &sim{core: new(core), r: regimes[0], patience: 1e9, rng: rand.New(rand.NewPCG(seed+1, 1)), phases: phases}
 		s.core.init(Config{})
@@ -247,7 +247,7 @@ func TestAColdStartFindsTheCapacityWhateverTheSeed(t *testing.T) {
 			t.Parallel()
 			var first, rest float64
 			for seed := range n {
-				ts := simulate(r, 0, seed%2 == 1, seed+100, phase{8, 0.8, 0}, phase{6, 0.8, 0})
+				ts := simulate(r, 0, seed%2 == 1, seed+100, phase{seconds: 8, load: 0.8}, phase{seconds: 6, load: 0.8})
 				first += 100 * float64(ts[0].refused) / float64(ts[0].offered) / float64(n)
 				rest = max(rest, 100*float64(ts[1].refused)/float64(ts[1].offered))
 			}

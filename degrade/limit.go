@@ -20,7 +20,9 @@ import "math"
 // slower, the slots come back, and the baseline is corrected. More slots are
 // given without a trial as long as requests take no longer than at ease, and are
 // tried from time to time when that is not known well. A trial during which the
-// backend changed says nothing.
+// backend changed says nothing. And where the slots are few, taking one away may
+// refuse somebody who need not be: it is done only while nearly all are taken
+// nearly all the time, which chance does not bring about far from overload.
 //
 // What was tried before, on the simulation of the tests: with a baseline that is
 // believed without trials a limit can stay at an eighth of what 64 workers could
@@ -35,19 +37,21 @@ import "math"
 // a backend is.
 const (
 	firstLimit = 8    // where an adaptive limit starts; it doubles while that helps
+	fewSlots   = 10   // a limit as low as this is tried only in a standing overload
 	headroom   = 1.3  // slots given per slot that the backend can use
 	growBelow  = 1.2  // grow when requests take less than this times the baseline
 	tryAbove   = 1.4  // try fewer when they take more than this times the baseline
 	atEase     = 0.75 // a latency counts for the baseline below this share of the limit
 
-	sure       = 1.5  // standard errors by which a trial must seem worth while
-	surer      = 2.5  // standard errors by which it must be decided
-	baseMemory = 1000 // latencies that the baseline is averaged over, at most
-	poolMemory = 600  // completions that the capacity is averaged over, at most
-	baseAge    = 20e9 // a baseline older than this is checked by trying more slots
-	wellKnown  = 100  // until so many latencies were seen at ease more is tried boldly and often
-	minTrial   = 100  // a trial lasts for half a second, but for so many completions
-	maxTrial   = 400  // at least and so many at most; then the likelier answer holds
+	sure         = 1.5  // standard errors by which a trial must seem worth while
+	surer        = 2.5  // standard errors by which it must be decided
+	baseMemory   = 1000 // latencies that the baseline is averaged over, at most
+	newestMemory = 24   // completions by which a change of the backend is noticed
+	poolMemory   = 600  // completions that the capacity is averaged over, at most
+	baseAge      = 20e9 // a baseline older than this is checked by trying more slots
+	wellKnown    = 100  // until so many latencies were seen at ease more is tried boldly and often
+	minTrial     = 6    // a trial lasts for half a second, but for so many completions over the square
+	maxTrial     = 400  // of its step at least, and so many at most; then the likelier answer holds
 )
 
 // control finds the limit. It is guarded by core.mu, and told the time.
@@ -59,6 +63,7 @@ type control struct {
 	// The baseline, how many latencies it stands for, and where it comes from.
 	base, baseN float64
 	recent      tempo // latencies on their way into it
+	quicker     int   // batches of latencies in a row that were much shorter
 	fresh       int64 // when it was last confirmed
 	checked     bool  // it does not come from a full backend
 	guessed     bool  // it was inferred from a trial
@@ -79,7 +84,14 @@ type control struct {
 	settle int64
 	seen   tempo
 	pooled tempo // the part of seen that is in pool
+	newest tempo // the last part of seen
 	pool   tempo // what is known of the capacity
+
+	// In what share of the time all slots were taken lately, until when, and how
+	// long lately is: as long as fifty requests take.
+	taken   float64
+	weighed int64
+	memory  float64
 
 	starting bool // the limit has only ever been doubled
 	proven   bool // more slots were tried, and did not help
@@ -110,7 +122,6 @@ type trial struct {
 	limit float64 // before
 	tempo tempo   // before
 	began int64
-	early tempo // what was seen of it at first
 }
 
 func newControl(lo, hi int) control {
@@ -128,7 +139,20 @@ func newControl(lo, hi int) control {
 }
 
 // spell notes that from now on all slots are taken.
-func (c *control) spell(now int64) { c.full, c.from = true, now }
+func (c *control) spell(now int64) {
+	c.weigh(now)
+	c.full, c.from = true, now
+}
+
+// weigh keeps the share of time in which all slots are taken.
+func (c *control) weigh(now int64) {
+	is := 0.0
+	if c.full {
+		is = 1
+	}
+	c.taken += (is - c.taken) * (1 - math.Exp(-float64(now-c.weighed)/max(c.memory, 25e7)))
+	c.weighed = now
+}
 
 // completed notes that one of taken requests has finished while others waited.
 // While the limit has just been lowered, more than the limit are taken.
@@ -139,12 +163,17 @@ func (c *control) completed(now int64, taken, limit int) {
 	if c.from >= c.settle && taken >= limit && taken <= limit+1 {
 		c.seen.n++
 		c.seen.t += float64(now - c.from)
+		c.newest.n++
+		c.newest.t += float64(now - c.from)
 	}
 	c.from = now
 }
 
 // rest notes that slots are free again.
-func (c *control) rest() { c.full = false }
+func (c *control) rest(now int64) {
+	c.weigh(now)
+	c.full = false
+}
 
 // learn takes latencies seen at ease into the baseline.
 func (c *control) learn(now int64, n, mean, square float64) {
@@ -158,7 +187,14 @@ func (c *control) learn(now int64, n, mean, square float64) {
 	if c.recent.n >= 50 && c.baseN >= 16 {
 		m := c.recent.t / c.recent.n
 		err := 4 * min(m, c.base) * math.Sqrt(c.cv2*(1/c.recent.n+1/c.baseN))
-		if d := m / c.base; (d > 2 || d < 0.5) && math.Abs(m-c.base) > err {
+		d := m / c.base
+		if d >= 0.5 {
+			c.quicker = 0
+		} else {
+			c.quicker++ // not at once: of requests that begin together the quick ones end first
+		}
+		if (d > 2 || c.quicker > 1) && math.Abs(m-c.base) > err {
+			c.quicker = 0
 			c.base, c.baseN = m, c.recent.n
 			c.checked = m < c.base
 			c.nextDown = max(c.nextDown, now+2e9)
@@ -180,13 +216,23 @@ func (c *control) learn(now int64, n, mean, square float64) {
 	}
 }
 
-// broken reports whether the rate has changed in the middle of a trial.
-func (c *control) broken() bool {
-	a, b := c.trial.early, tempo{c.seen.n - c.trial.early.n, c.seen.t - c.trial.early.t}
-	if a.n == 0 || b.n < 16 || c.meanN < wellKnown {
+// changed reports whether the last completions came at another rate than those
+// before at this limit (those in the pool, when no trial is on).
+func (c *control) changed() bool {
+	a := c.newest
+	if a.n < newestMemory {
 		return false
 	}
-	return math.Abs(math.Log(a.rate()/b.rate())) > 3*math.Sqrt(c.cv2*(1/a.n+1/b.n))
+	c.newest = tempo{}
+	b := tempo{c.seen.n - a.n, c.seen.t - a.t}
+	if c.trial.dir == 0 {
+		b = c.pool
+	}
+	if b.n < newestMemory || math.Abs(math.Log(a.rate()/b.rate())) < 3.5*math.Sqrt(max(c.cv2, 1)*(1/a.n+1/b.n)) {
+		return false
+	}
+	c.seen, c.pooled, c.pool = a, tempo{}, tempo{}
+	return true
 }
 
 // rebase sets the baseline to what a trial has shown to be free of waiting.
@@ -195,9 +241,16 @@ func (c *control) rebase(now int64, base, n float64) {
 }
 
 // decide returns a new limit, or 0 for none. settle is how long a change takes
-// to show.
-func (c *control) decide(now int64, settle float64) int {
+// to show, shed the rate of requests that are refused or hang up.
+func (c *control) decide(now int64, settle, shed float64) int {
+	c.memory = 50 * settle / c.limit
+	c.weigh(now)
 	switch {
+	case c.trial.dir < 0 && c.limit < fewSlots && c.taken < 0.35:
+		// The load has gone: nothing can be learned, and nobody need be refused for it.
+		c.trial.dir = 0
+		c.nextDown = now + 1e9
+		return c.set(now, settle, c.trial.limit)
 	case c.seen.n < 8:
 		return 0
 	case c.starting:
@@ -205,7 +258,9 @@ func (c *control) decide(now int64, settle float64) int {
 	case c.trial.dir != 0:
 		return c.judge(now, settle)
 	}
+	c.changed()
 	c.gather()
+	standing := c.taken > 0.9 || c.taken > 0.5 && shed > 0.15*(shed+c.pool.rate())
 	sigma := math.Sqrt(c.cv2 * (1/c.pool.n + 1/c.baseN))
 	held := c.limit / c.pool.rate()      // how long a slot is held at capacity
 	ratio := held / (c.base + c.handoff) // over how long it must be
@@ -215,16 +270,20 @@ func (c *control) decide(now int64, settle float64) int {
 	switch {
 	case c.pool.n < 16:
 		return 0
-	case ratio*(1+sure*sigma) < growBelow && c.checked && !c.guessed:
+	case (ratio*(1+sure*sigma) < growBelow || ratio < growBelow && c.pool.n >= 200 && c.limit < firstLimit) && c.checked && !c.guessed:
 		// No trial: with a baseline from requests at ease the limit can't run away.
 		c.pool = tempo{}
 		return c.set(now, settle, min(max(c.limit/ratio*headroom, c.limit+1), max(2*c.limit, c.home)))
 	case ratio*(1+sure*sigma) < growBelow:
 		return c.try(now, settle, max(headroom, min(c.home/c.limit, 4)))
-	case !c.checked && c.pool.n >= 60 && now > c.nextDown:
+	case !c.checked && c.limit > firstLimit && c.pool.n >= 60 && standing && now > c.nextDown:
 		return c.try(now, settle, 0.7)
 	case ratio*(1-sure*sigma) > tryAbove && now > c.nextDown:
-		return c.try(now, settle, max(headroom/(ratio*(1-sigma/3)), 0.5))
+		down := max(headroom/(ratio*(1-sigma/3)), 0.5)
+		if c.limit*down < fewSlots && (!standing || c.pool.n < 30) {
+			return 0
+		}
+		return c.try(now, settle, down)
 	case c.pool.n >= 30 && now > c.nextUp && c.meanN < wellKnown:
 		return c.try(now, settle, 2)
 	case c.pool.n >= 60 && now > c.nextUp && (now-c.fresh > baseAge || !c.proven):
@@ -252,10 +311,10 @@ func (c *control) gather() {
 // start doubles the limit for as long as that helps: until requests take longer
 // than at ease, or, when there was no ease to see, until the rate does not rise.
 func (c *control) start(now int64, settle float64) int {
+	x, before := c.seen.rate(), c.trial.tempo
 	if c.seen.n < min(max(c.limit, 16), 100) {
 		return 0
 	}
-	x, before := c.seen.rate(), c.trial.tempo
 	if c.baseN >= 50 {
 		sigma := math.Sqrt(c.cv2 * (1/c.seen.n + 1/c.baseN))
 		ratio := c.limit / x / c.base
@@ -310,18 +369,16 @@ func (c *control) judge(now int64, settle float64) int {
 	gain := x / t.tempo.rate()
 	fair := (1 + c.limit/t.limit) / 2 // half of what as many slots would gain if all were of use
 	z := surer
-	if n > min(max(x*5e8, minTrial), maxTrial) {
+	step := 1 - c.limit/t.limit
+	if n > min(max(x*5e8, minTrial/(step*step), 40), maxTrial) {
 		z = 0
 	}
 	err := z * gain * math.Sqrt(c.cv2*(1/n+1/t.tempo.n))
 	// Neither can fewer slots do more nor more slots less, or more than their share:
 	// then the backend has changed meanwhile, and the trial says nothing.
 	noise := 3 * gain * math.Sqrt(c.cv2*(1/n+1/t.tempo.n))
-	if c.trial.early.n == 0 && n >= 16 {
-		c.trial.early = c.seen
-	}
 	share := c.limit / t.limit
-	if n >= 16 && (gain+noise < min(share, 1) || gain-noise > max(share, 1)) || c.broken() {
+	if n >= 16 && (gain+noise < min(share, 1) || gain-noise > max(share, 1)) || c.changed() {
 		c.trial.dir = 0
 		c.pool, c.pooled = tempo{}, tempo{}
 		c.nextUp, c.nextDown = now+1e9, now+1e9
@@ -388,7 +445,7 @@ func (c *control) set(now int64, settle, limit float64) int {
 	if !math.IsNaN(limit) {
 		c.limit = min(max(math.Round(limit), float64(c.min)), float64(c.max))
 	}
-	c.seen, c.pooled = tempo{}, tempo{}
+	c.seen, c.pooled, c.newest = tempo{}, tempo{}, tempo{}
 	c.settle = now + int64(settle)
 	return int(c.limit)
 }

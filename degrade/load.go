@@ -39,6 +39,7 @@ func (s *sample) drain() (n, mean, square float64) {
 // load is what the last moments looked like, in moving averages.
 type load struct {
 	latency  float64 // of a request once it runs, ns
+	seen     float64 // latencies that went into them
 	shed     rate    // refused
 	easy     rate    // let in without waiting
 	came     uint64  // let in until slots were free last
@@ -66,10 +67,16 @@ func (r *rate) value(now int64) float64 {
 
 // hungUp notes that a client has given up after age. Its patience is learned as
 // a low quantile, so that those who close a window at once do not set it.
-func (c *core) hungUp(now, age int64) {
+//
+// held is how long it ran, and the backend might have needed longer still: news
+// when that is longer than what running takes.
+func (c *core) hungUp(now, age, held int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hungUpLocked(now, age)
+	if float64(held) > c.latency() {
+		c.observe(held)
+	}
 }
 
 func (c *core) hungUpLocked(now, age int64) {
@@ -86,13 +93,14 @@ func (c *core) hungUpLocked(now, age int64) {
 	}
 }
 
-// observe folds one latency into the moving average of what running takes.
-func (c *core) observe(latency int64) {
-	if c.load.latency == 0 {
-		c.load.latency = float64(latency)
-		return
-	}
-	c.load.latency += (float64(latency) - c.load.latency) / latencyMemory
+// observe folds one latency into the moving averages of what running takes.
+func (c *core) observe(latency int64) { c.fold(1, float64(latency)) }
+
+// fold folds n latencies into the moving averages.
+func (c *core) fold(n, mean float64) {
+	l := &c.load
+	l.seen += n
+	l.latency += (mean - l.latency) * (1 - math.Pow(1-1/min(l.seen, latencyMemory), n))
 }
 
 // latency is what running takes, at present.
@@ -142,13 +150,8 @@ func (c *core) retry(now int64) (base, spread float64) {
 // step is called under core.mu from time to time: it sums up and lets the
 // control decide.
 func (c *core) step(now int64) {
-	n, mean, _ := c.all.drain()
-	if n > 0 {
-		w := 1 - math.Pow(1-1.0/latencyMemory, n)
-		if c.load.latency == 0 {
-			w = 1
-		}
-		c.load.latency += (mean - c.load.latency) * w
+	if n, mean, _ := c.all.drain(); n > 0 {
+		c.fold(n, mean)
 	}
 	n, mean, square := c.low.drain()
 	c.ctl.learn(now, n, mean, square)
@@ -175,7 +178,8 @@ func (c *core) step(now int64) {
 	case c.dryRun:
 		c.setLimit(now, c.ctl.estimate(c.load.busy, c.load.latency))
 	default:
-		if l := c.ctl.decide(now, c.latency()); l > 0 {
+		l := c.ctl.decide(now, c.latency(), c.load.shed.value(now)+c.load.gone.value(now))
+		if l > 0 {
 			c.setLimit(now, l)
 		}
 	}

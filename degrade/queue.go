@@ -9,6 +9,7 @@ type waiter struct {
 	since    int64 // when it came
 	until    int64 // when the verdict was given
 	expires  int64 // when waiting on makes no sense
+	due      int64 // the same, in an overload
 	deadline int64 // when its caller gives up; 0 when unknown
 	queued   bool
 	verdict  verdict

@@ -10,11 +10,20 @@ import "math"
 // waiting longer serves nobody more, it only makes all wait. A class that is
 // just about served as a whole keeps a long queue and loses little, while one
 // below it that is mostly refused learns so at the door.
+//
+// How many come together by chance does not depend on how many workers there
+// are, so where these are few a burst lasts for many times what a request takes:
+// burstQueue is a bound in requests. And predictions err: while nothing is
+// refused, who waits is not sent away for having waited longer than predicted.
 const (
-	burstWait = 3.5  // while nothing is refused
-	tightWait = 0.5  // when nearly everything is
-	slackWait = 0.17 // in between: tightWait + slackWait / share refused
-	minQueue  = 2    // so many may wait whatever is predicted, so that no slot stays free
+	burstWait  = 3.5  // while nothing is refused
+	burstQueue = 13   // or as long as so many requests take
+	tightWait  = 0.5  // when nearly everything is
+	tightQueue = 4    // or as long as so many take
+	slackWait  = 0.17 // in between: tightWait + slackWait / share refused
+	lenient    = 3    // who waits may wait so many times longer than was predicted, without overload
+	coldWait   = 4e9  // as long as little is known, ns
+	minQueue   = 2    // so many may wait whatever is predicted, so that no slot stays free
 
 	// Above this share refused the newest is served first: who has waited
 	// longest is the most likely to give up.
@@ -44,14 +53,22 @@ func (c *core) room(now int64, w *waiter) verdict {
 		higher += o.share
 	}
 	est := ahead * gap / max(1-higher, 0.02)
-	bound := burstWait * latency
-	if shed := c.shed(now, cl); shed > 0 {
-		bound = min(bound, (tightWait+slackWait/shed)*latency)
+	bound := max(burstWait*latency, burstQueue*gap)
+	shed := c.shed(now, cl)
+	if shed > 0 {
+		bound = min(bound, max((tightWait+slackWait/shed)*latency, tightQueue*gap))
 	}
 	if c.ctl.starting && c.ctl.baseN < 50 {
-		bound *= 3 // the limit is on its way up
+		// Nothing is known yet, neither what a request takes nor how many can run:
+		// the limit is on its way up, and a first burst waits for that.
+		bound = max(bound, coldWait)
 	}
+	// Predictions err, and who has waited is served next: while there is no overload
+	// to be got rid of, nobody is sent away for that.
 	last := bound
+	if shed < newestAbove {
+		last *= lenient
+	}
 	if c.maxWait > 0 {
 		last = min(last, float64(c.maxWait))
 	}
@@ -68,7 +85,7 @@ func (c *core) room(now int64, w *waiter) verdict {
 		}
 	}
 	bound = min(bound, last)
-	w.expires = now + int64(last)
+	w.expires, w.due = now+int64(last), now+int64(bound)
 	if c.q.n >= c.maxQueue {
 		victim := c.q.least(w.prio)
 		if est > bound || victim == nil {
@@ -92,6 +109,7 @@ func (c *core) room(now int64, w *waiter) verdict {
 			// Its turn comes when all others have had as many.
 			turns := float64(2*mine+3) * float64(cl.active+1)
 			w.expires = max(w.expires, now+int64(max(burstWait*latency, turns*gap/max(1-higher, 0.02))))
+			w.due = w.expires
 			return pending
 		}
 	}
@@ -123,7 +141,8 @@ func (c *core) drop(w *waiter, why verdict) {
 	w.settle(why)
 }
 
-// sweep drops those at the head of their lists who waited too long. Each also
+// sweep drops those at the head of their lists who waited too long: in an
+// overload, longer than they were predicted to. Each also
 // has a timer of its own; sweeping keeps them from taking room until it fires.
 func (c *core) sweep(now int64) {
 	if c.q.n == 0 {
@@ -133,8 +152,9 @@ func (c *core) sweep(now int64) {
 		if cl.n == 0 {
 			continue
 		}
+		over := c.shed(now, cl) > newestAbove
 		for _, f := range cl.flows {
-			for f != nil && f.head != nil && f.head.expires < now {
+			for f != nil && f.head != nil && (f.head.expires < now || over && f.head.due < now) {
 				c.lost(now, cl)
 				c.drop(f.head, expired)
 			}

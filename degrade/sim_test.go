@@ -35,6 +35,7 @@ type phase struct {
 	seconds float64
 	load    float64 // times capacity
 	slow    float64 // service times multiplied by; 0 is 1
+	batch   int     // so many arrive at once; 0 is 1
 }
 
 type simRequest struct {
@@ -127,12 +128,15 @@ func (s *sim) run() {
 		case 4:
 			s.cur = e.req.measure
 		case 0:
-			if e.at > end {
+			if e.at > end && e.at > 0 {
 				continue
 			}
-			s.arrive()
-			rate := s.r.capacity() * s.phases[s.cur].load
-			heap.Push(&s.h, event{at: s.now + int64(s.rng.ExpFloat64()/rate*1e9)})
+			batch := max(s.phases[s.cur].batch, 1)
+			for range batch {
+				s.arrive()
+			}
+			rate := s.r.capacity() * s.phases[s.cur].load / float64(batch)
+			heap.Push(&s.h, event{at: s.now + int64(min(s.rng.ExpFloat64()/rate*1e9, 1e15))})
 		case 1:
 			s.finish(e.req)
 		case 2:
@@ -219,7 +223,7 @@ func (s *sim) serve(q *simRequest) {
 func (s *sim) leave(q *simRequest) {
 	q.state = 3
 	if q.gaveUp {
-		s.core.hungUp(s.now, s.now-q.arrived)
+		s.core.hungUp(s.now, s.now-q.arrived, s.now-q.start)
 		s.core.leave(s.now, -1, q.n)
 		return
 	}
