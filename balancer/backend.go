@@ -18,7 +18,7 @@ type Backend struct {
 	URL string
 
 	// Weight is the backend's share of the requests relative to the others.
-	// Zero means 1. It must not be negative.
+	// Default 1. It must not be negative.
 	Weight float64
 
 	// ID is what the backend is known by in metrics, in hashing, and when

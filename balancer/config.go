@@ -12,7 +12,7 @@ import (
 // Config configures a [Balancer]. Backends or Discover is required; every
 // other zero field is its default.
 type Config struct {
-	// Name labels the metrics and the errors. Empty means "default".
+	// Name labels the metrics and the errors; default "default".
 	Name string
 
 	// Backends are the backends to begin with.
@@ -35,12 +35,12 @@ type Config struct {
 	Healthy func(Backend) bool
 
 	// PanicShare is the share of backends below which health is no longer
-	// believed, and all backends are used. Zero means 0.5; with a negative
+	// believed, and all backends are used. Default 0.5; with a negative
 	// number only available backends are used, and the rest is refused.
 	PanicShare float64
 
 	// SlowStart is how long it takes a new or returning backend to get its
-	// full share of the requests. Zero means 10 seconds; a negative number
+	// full share of the requests. Default 10 seconds; a negative number
 	// gives it the full share at once.
 	SlowStart time.Duration
 
@@ -84,7 +84,7 @@ type Config struct {
 	// and so on up to DiscoverEvery. See [DNS], [SRV] and [File].
 	Discover Discover
 
-	// DiscoverEvery is how often Discover is called. Zero means 10 seconds.
+	// DiscoverEvery is how often Discover is called. Default 10 seconds.
 	DiscoverEvery time.Duration
 
 	// Transport is what each backend's own transport is cloned from, for

@@ -15,7 +15,7 @@ import (
 // is back, with a slow start; if not it is out for twice as long.
 type Eject struct {
 	// Consecutive is how many failures in a row eject, or responses in a row
-	// that broke off. Zero means 5; a negative number turns ejection off
+	// that broke off. Default 5; a negative number turns ejection off
 	// altogether.
 	Consecutive int
 
@@ -25,11 +25,11 @@ type Eject struct {
 	Gateway int
 
 	// Ratio is the share of failures among at least MinRequests answers in
-	// about ten seconds that ejects. Zero means 0.5; a negative number means
+	// about ten seconds that ejects. Default 0.5; a negative number means
 	// that the ratio is not looked at.
 	Ratio float64
 
-	// MinRequests is how many answers Ratio and SlowerThan need. Zero means 20.
+	// MinRequests is how many answers Ratio and SlowerThan need. Default 20.
 	MinRequests int
 
 	// SlowerThan ejects a backend whose latency is more than so many times the
@@ -40,12 +40,12 @@ type Eject struct {
 
 	// Base and Max are how long the first ejection lasts and how long one may
 	// last; each doubles the one before, unless the backend has been well for
-	// as long since. They vary by up to a fifth, at random. Zero means 5
+	// as long since. They vary by up to a fifth, at random. Default 5
 	// seconds and a minute.
 	Base, Max time.Duration
 
 	// MaxShare is how much of a tier may be out at a time. One of two may
-	// always be, the last one never. Zero means 0.5.
+	// always be, the last one never. Default 0.5.
 	MaxShare float64
 }
 

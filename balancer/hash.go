@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"net"
 	"net/http"
@@ -24,7 +25,7 @@ import (
 //
 // Bound is how much more than its share a backend may have in flight before
 // its keys go to the next backend in their order (Mirrokni et al., "Consistent
-// Hashing with Bounded Loads", 2018). It must be above 1; zero means 1.25, and
+// Hashing with Bounded Loads", 2018). It must be above 1; default 1.25, and
 // a negative number means no bound. HashBy panics if key is nil or bound is
 // between 0 and 1.
 func HashBy(key func(*http.Request) string, bound float64) Policy {
@@ -35,7 +36,7 @@ func HashBy(key func(*http.Request) string, bound float64) Policy {
 		bound = 1.25
 	}
 	if math.IsNaN(bound) || bound > 0 && bound <= 1 {
-		panic("balancer: HashBy: bound must be above 1, or negative for none")
+		panic(fmt.Sprintf("balancer: HashBy: bound is %v, must be above 1, or negative for none", bound))
 	}
 	return &hashed{key, bound}
 }

@@ -15,12 +15,12 @@ type Hedge struct {
 	Quantile float64
 
 	// After is the least time after which a request is hedged. It is what
-	// counts while too few latencies are known. Zero means 1 millisecond if
+	// counts while too few latencies are known. Default 1 millisecond if
 	// Quantile is set, and no hedging if it is not.
 	After time.Duration
 
 	// Share bounds the hedges to a share of the requests (and one per second).
-	// Zero means 0.05. They are taken from Retry.Budget too.
+	// Default 0.05. They are taken from Retry.Budget too.
 	Share float64
 }
 

@@ -29,14 +29,14 @@ type Probe struct {
 
 	// Every is how often a backend is probed, Failing how often one that the
 	// last probe failed on. Both vary by a tenth, at random, so that probes
-	// spread out. Zero means 5 seconds and 1 second.
+	// spread out. Default 5 seconds and 1 second.
 	Every, Failing time.Duration
 
-	// Timeout ends a probe. Zero means 1 second.
+	// Timeout ends a probe. Default 1 second.
 	Timeout time.Duration
 
 	// Rise is how many probes in a row must pass until a backend counts as
-	// healthy, Fall how many must fail until it does not. Zero means 2 and 3.
+	// healthy, Fall how many must fail until it does not. Default 2 and 3.
 	Rise, Fall int
 
 	// Status says which statuses pass. Nil means 200 to 399. Redirects are not
@@ -50,7 +50,7 @@ type Probe struct {
 	// Header is sent along; Host sets the Host header.
 	Header http.Header
 
-	// Concurrent bounds how many probes run at a time. Zero means 16.
+	// Concurrent bounds how many probes run at a time. Default 16.
 	Concurrent int
 }
 

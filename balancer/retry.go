@@ -19,7 +19,7 @@ import (
 // not asked to be left alone (Retry-After). Nothing is retried once a response
 // has been returned, and nothing that Budget does not allow.
 type Retry struct {
-	// Max is the most retries of one request, at most 7. Zero means 2; a
+	// Max is the most retries of one request, at most 7. Default 2; a
 	// negative number means none.
 	Max int
 
@@ -33,12 +33,12 @@ type Retry struct {
 	PerTry time.Duration
 
 	// Backoff is the longest wait before the first retry; it doubles for each
-	// one after. The wait is random, from zero. Zero means 10 milliseconds, a
+	// one after. The wait is random, from zero. Default 10 milliseconds, a
 	// negative number no wait.
 	Backoff time.Duration
 
 	// MaxBody is how much of a request's body is kept to be sent again, for
-	// requests that may be retried and have no GetBody. Zero means 64 KiB; a
+	// requests that may be retried and have no GetBody. Default 64 KiB; a
 	// negative number keeps nothing. A body that has not been read yet can
 	// always be sent again.
 	MaxBody int64

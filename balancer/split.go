@@ -31,7 +31,7 @@ type Rule struct {
 
 // SplitConfig configures a [Splitter]. Shares is required.
 type SplitConfig struct {
-	// Name labels the metrics. Empty means "default".
+	// Name labels the metrics; default "default".
 	Name string
 
 	// Shares are the pools and how much each gets.
@@ -84,16 +84,18 @@ func NewSplit(cfg SplitConfig) (*Splitter, error) {
 	return s, nil
 }
 
-// Split returns a Splitter with these shares, without a key or rules. It
-// panics if they are not valid: it is for configuration that is written in the
-// source.
-func Split(shares ...Share) *Splitter {
-	s, err := NewSplit(SplitConfig{Shares: shares})
+// MustNewSplit is like [NewSplit] but panics if cfg is not valid. It is for
+// configuration that is written in the source.
+func MustNewSplit(cfg SplitConfig) *Splitter {
+	s, err := NewSplit(cfg)
 	if err != nil {
 		panic(err)
 	}
 	return s
 }
+
+// Split is MustNewSplit with these shares alone: no key, no rules.
+func Split(shares ...Share) *Splitter { return MustNewSplit(SplitConfig{Shares: shares}) }
 
 // newPlan returns a plan that goes on with the counts of the one before.
 func newPlan(prefix string, shares []Share, rules []Rule, before *plan) (*plan, error) {

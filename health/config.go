@@ -33,28 +33,28 @@ type Check struct {
 	// is in [Startup] alone is not run any more once it has passed.
 	Groups Group
 
-	// Every is the time between runs; zero means 10 seconds. FailEvery is the
-	// time while the check fails; zero means 1 second, or Every if less.
+	// Every is the time between runs; default 10 seconds. FailEvery is the
+	// time while the check fails; default 1 second, or Every if less.
 	Every, FailEvery time.Duration
 
-	// Timeout is how long one run may take; zero means 2 seconds, or Every if
+	// Timeout is how long one run may take; default 2 seconds, or Every if
 	// less. It is enforced from outside: a Probe that ignores its context is
 	// counted as failing, and is not called again until it has returned.
 	Timeout time.Duration
 
 	// MaxAge is how old the last result may be before it is no longer
-	// believed and the check fails as "stale"; zero means three times Every
+	// believed and the check fails as "stale"; default three times Every
 	// plus Timeout. It is judged when somebody asks.
 	MaxAge time.Duration
 
-	// Fall is how many failures in a row make a passing check fail; zero
-	// means 3. Rise is how many passes in a row make a failing check pass;
-	// zero means 1. The first result counts at once.
+	// Fall is how many failures in a row make a passing check fail; default 3.
+	// Rise is how many passes in a row make a failing check pass; default 1. The
+	// first result counts at once.
 	Fall, Rise int
 
 	// Jitter spreads runs, so that a fleet does not probe in step: each wait
 	// is longer or shorter by up to this share, and the first run comes
-	// within this share of Every, but within a second. Zero means 0.1,
+	// within this share of Every, but within a second. Default 0.1,
 	// negative means none; at most 1.
 	Jitter float64
 

@@ -26,7 +26,7 @@ import (
 type Drain struct {
 	// Delay is how long to serve on after readiness has failed: longer than
 	// balancers take to notice, which is their probe interval times their
-	// failures, and a moment to act. Zero means 5 seconds, negative means none.
+	// failures, and a moment to act. Default 5 seconds, negative means none.
 	Delay time.Duration
 
 	// Quiet ends the Delay early, once no request but probes came for this
@@ -36,7 +36,7 @@ type Drain struct {
 	Quiet time.Duration
 
 	// Timeout is how long requests in flight may take to end. After it they
-	// are cut off. Zero means 15 seconds, negative means that they are cut off
+	// are cut off. Default 15 seconds, negative means that they are cut off
 	// at once.
 	Timeout time.Duration
 
@@ -46,11 +46,11 @@ type Drain struct {
 	Hooks []func(context.Context) error
 
 	// HookTimeout ends the context of the hooks. It is for all of them
-	// together, and enforced from outside. Zero means 5 seconds.
+	// together, and enforced from outside. Default 5 seconds.
 	HookTimeout time.Duration
 
 	// Grace is how long the platform waits before it kills the process, in
-	// Kubernetes terminationGracePeriodSeconds. Zero means 30 seconds, which
+	// Kubernetes terminationGracePeriodSeconds. Default 30 seconds, which
 	// is the default there; negative means that there is no such limit. If
 	// Delay, Timeout and HookTimeout together exceed it, New returns an error.
 	Grace time.Duration

@@ -91,6 +91,8 @@ func ExampleChecker_ListenAndServe() {
 func ExampleDrainStarted() {
 	h := health.MustNew(health.Config{})
 	stream := h.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "tick")
+		go h.Drain() // a deploy, while the stream is open
 		for {
 			select {
 			case <-health.DrainStarted(r.Context()):
@@ -103,7 +105,6 @@ func ExampleDrainStarted() {
 			}
 		}
 	}))
-	time.AfterFunc(50*time.Millisecond, h.Drain)
 	rec := httptest.NewRecorder()
 	stream.ServeHTTP(rec, httptest.NewRequest("GET", "/events", nil))
 	fmt.Println("Spillway-Draining:", rec.Header().Get("Spillway-Draining") != "")

@@ -38,15 +38,11 @@ func newRollout(stable, canary string) *rollout {
 		canary: balancer.MustNew(balancer.Config{Name: "canary", Backends: balancer.URLs(canary)}),
 		share:  0.05,
 	}
-	var err error
-	r.split, err = balancer.NewSplit(balancer.SplitConfig{
+	r.split = balancer.MustNewSplit(balancer.SplitConfig{
 		Shares: r.shares(),
 		Key:    balancer.ByHeader("X-User"), // sticky: a user does not flip between versions
 		Rules:  []balancer.Rule{{When: func(r *http.Request) bool { return r.Header.Get("X-Canary") == "yes" }, To: r.canary}},
 	})
-	if err != nil {
-		panic(err)
-	}
 	return r
 }
 
