@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"strings"
 	"testing"
@@ -167,6 +168,25 @@ func TestARequestWithABodyDoesNotTouchTheCache(t *testing.T) { // RFC 9110 §9.3
 		require.NoError(t, err)
 		b, _ := io.ReadAll(resp.Body)
 		require.Equal(t, body, string(b))
+	}
+}
+
+func TestAFieldThatConnectionNamesPoisonsNothing(t *testing.T) { // RFC 9110 §7.6.1
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Vary", "Accept-Language")
+		io.WriteString(w, "in "+r.Header.Get("Accept-Language"))
+	}))
+	defer origin.Close()
+	u, err := url.Parse(origin.URL)
+	require.NoError(t, err)
+	h := cache.MustNew(cache.Config{}).Handler(httputil.NewSingleHostReverseProxy(u))
+	w := get(h, page, "Accept-Language", "de", "Connection", "close, Accept-Language")
+	require.Equal(t, "in ", w.Body.String(), "the proxy has dropped it")
+	require.Contains(t, status(w), "detail=malformed")
+	require.Equal(t, "in de", get(h, page, "Accept-Language", "de").Body.String())
+	for _, harmless := range []string{"keep-alive", "close", "Keep-Alive, TE", "TE, close", "Upgrade, HTTP2-Settings", ""} {
+		require.Contains(t, status(get(h, page, "Accept-Language", "de", "Connection", harmless)), "hit", harmless)
 	}
 }
 

@@ -62,6 +62,10 @@ func (l *lookup) read(r *http.Request, ignoreDirectives bool) {
 			l.bypass = reasonUpgrade
 		case "Content-Length", "Transfer-Encoding":
 			l.bypass = reasonRequestBody // net/http has taken these out of the header; a forged one is not read
+		case "Connection":
+			if namesFields(lines) {
+				l.bypass = reasonMalformed
+			}
 		case "Forwarded":
 			if forwardedTarget(lines) {
 				l.guard.add(name)
@@ -88,6 +92,25 @@ func (l *lookup) read(r *http.Request, ignoreDirectives bool) {
 // still on its way.
 func (l *lookup) plain() bool {
 	return !l.head && !l.strict() && len(l.ranges) == 0
+}
+
+// namesFields reports whether a Connection field names others than those it is
+// for. Proxies drop what it names (RFC 9110 §7.6.1), so that the origin does not
+// see what Vary, or the key, would tell its answer from others by.
+func namesFields(lines []string) bool {
+	for _, s := range lines {
+		for option := range strings.SplitSeq(s, ",") {
+			option = strings.Trim(option, " \t")
+			known := option == "" || option == "keep-alive" || option == "close"
+			for _, name := range [...]string{"keep-alive", "close", "upgrade", "te", "http2-settings", "proxy-connection"} {
+				known = known || strings.EqualFold(option, name)
+			}
+			if !known {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // strict reports whether the client has set terms for what is stored.
