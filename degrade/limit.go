@@ -94,6 +94,7 @@ type control struct {
 	memory  float64
 
 	starting bool // the limit has only ever been doubled
+	rising   bool // the last trial was of more slots, and all were of use
 	proven   bool // more slots were tried, and did not help
 	trial    trial
 	home     float64 // where a series of trials of fewer slots began; 0 none
@@ -275,7 +276,11 @@ func (c *control) decide(now int64, settle, shed float64) int {
 		c.pool = tempo{}
 		return c.set(now, settle, min(max(c.limit/ratio*headroom, c.limit+1), max(2*c.limit, c.home)))
 	case ratio*(1+sure*sigma) < growBelow:
-		return c.try(now, settle, max(headroom, min(c.home/c.limit, 4)))
+		factor := max(headroom, min(c.home/c.limit, 4))
+		if c.rising {
+			factor = max(factor, 2)
+		}
+		return c.try(now, settle, factor)
 	case !c.checked && c.limit > firstLimit && c.pool.n >= 60 && standing && now > c.nextDown:
 		return c.try(now, settle, 0.7)
 	case ratio*(1-sure*sigma) > tryAbove && now > c.nextDown:
@@ -388,10 +393,11 @@ func (c *control) judge(now int64, settle float64) int {
 	if n < 16 || !above && !below || t.dir < 0 && below && n < 50 {
 		return 0
 	}
-	c.trial.dir = 0
+	c.trial.dir, c.rising = 0, false
 	was := t.limit / t.tempo.rate()
 	switch {
 	case t.dir > 0 && above: // more done: all slots before were of use
+		c.rising = true
 		if was > c.base*growBelow {
 			c.rebase(now, was, t.tempo.n)
 		}
