@@ -127,9 +127,10 @@ type LoaderConfig[K comparable, V any] struct {
 	// by all processes whose Loader has the same Name. If it is a [Locker] too,
 	// a key is loaded by one process at a time; if it is a [Notifier], what one
 	// process deletes leaves the memory of all. A Store that fails or is slow is
-	// left alone for a while, first for a second, and the Loader goes on
-	// without it; a call that pays no heed to its deadline may keep a goroutine
-	// for longer. The clocks of the processes should agree to a second.
+	// left alone, for a second at first and then for up to two between tries of
+	// one call each, and the Loader goes on without it; a call that pays no heed
+	// to its deadline may keep a goroutine for longer. The clocks of the
+	// processes should agree to a second.
 	Store Store
 
 	// StoreTimeout bounds each call of the Store. Default 250 ms.

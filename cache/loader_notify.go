@@ -48,7 +48,7 @@ func (l *Loader[K, V]) publish(ctx context.Context, m loaderMessage, keys ...K) 
 // listen forgets what other processes say, until Close.
 func (l *Loader[K, V]) listen() {
 	first := true
-	for pause := 100 * time.Millisecond; l.closing.Err() == nil; pause = min(2*pause, 10*time.Second) {
+	for pause := 100 * time.Millisecond; l.closing.Err() == nil; pause = min(2*pause, loaderStoreMaxRest) {
 		l.guard(func() {
 			_ = l.tier.notifier.Subscribe(l.closing, func(message []byte) {
 				if message == nil {

@@ -37,9 +37,13 @@ type loaderTier struct {
 }
 
 const (
-	loaderStoreRest    = time.Second      // after the first failure; doubles
-	loaderStoreMaxRest = 10 * time.Second // at most
-	loaderStoreMaxTTL  = 30 * 24 * time.Hour
+	// A Store that fails is left alone for so long, and then tried with one call.
+	// That call costs one load StoreTimeout at most, so there is little reason to
+	// wait longer, and good ones not to: what comes back is used at once.
+	loaderStoreRest    = time.Second     // after the first failure
+	loaderStoreMaxRest = 2 * time.Second // after each further one
+
+	loaderStoreMaxTTL = 30 * 24 * time.Hour
 )
 
 func newLoaderTier(store Store, timeout time.Duration, log *loaderLog, name string) *loaderTier {
@@ -118,8 +122,11 @@ func (t *loaderTier) report(err error) {
 	t.errors.Add(1)
 	if t.failures == 0 || !t.trying.IsZero() {
 		// Calls that were under way together count as one failure.
-		rest := min(loaderStoreRest<<min(t.failures, 10), loaderStoreMaxRest)
-		t.until, t.trying = time.Now().Add(rest/2+rand.N(rest/2)), time.Time{}
+		rest := loaderStoreMaxRest
+		if t.failures == 0 {
+			rest = loaderStoreRest
+		}
+		t.until, t.trying = time.Now().Add(rest-rand.N(rest/4)), time.Time{} // a fleet doesn't try in step
 		if t.failures++; t.failures == 1 {
 			t.log.add(fmt.Sprintf("%s: the store fails, going on without it: %s", t.name, loaderLine(err)))
 		}

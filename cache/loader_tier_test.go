@@ -134,6 +134,45 @@ func TestLoaderGoesOnWithoutAStoreThatFails(t *testing.T) {
 	})
 }
 
+// However long a Store was away, it is used again within two seconds: by the
+// next Get after that, and in the next by all.
+func TestLoaderUsesAStoreThatIsBackWithinTwoSeconds(t *testing.T) {
+	for name, ill := range map[string]func(*loaderStore){
+		"refuses": func(s *loaderStore) { s.fail = errors.New("connection refused") },
+		"hangs":   func(s *loaderStore) { s.hang = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := &loaderSource{}
+			cfg := cache.LoaderConfig[string, string]{StoreTimeout: 100 * time.Millisecond}
+			loaderFleet(t, 1, false, src, cfg, func(t *testing.T, store *loaderStore, fleet []*cache.Loader[string, string]) {
+				for round, outage := range []time.Duration{10 * time.Millisecond, time.Second, 10 * time.Minute} {
+					store.set(func() { ill(store) })
+					key := 0
+					get := func() {
+						loaderGet(t, fleet[0], fmt.Sprint(round, " ", key))
+						key++
+					}
+					for from := time.Now(); time.Since(from) < outage; time.Sleep(50 * time.Millisecond) {
+						get()
+					}
+					store.set(func() { store.fail, store.hang = nil, false })
+					back, before := time.Now(), fleet[0].Stats().StoreMisses
+					for fleet[0].Stats().StoreMisses == before {
+						time.Sleep(10 * time.Millisecond)
+						get()
+						require.Less(t, time.Since(back), 2*time.Second+20*time.Millisecond, "after %v", outage)
+					}
+					before = fleet[0].Stats().StoreMisses
+					for range 10 {
+						get()
+					}
+					require.GreaterOrEqual(t, fleet[0].Stats().StoreMisses-before, uint64(10), "and all of them ask it")
+				}
+			})
+		})
+	}
+}
+
 func TestLoaderLosesLittleTimeToAStoreThatHangs(t *testing.T) {
 	src := &loaderSource{}
 	cfg := cache.LoaderConfig[string, string]{StoreTimeout: 100 * time.Millisecond}
