@@ -7,6 +7,7 @@ import (
 	"net"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,8 +20,8 @@ import (
 )
 
 // server starts a Redis of the test's own. It returns a client, and what kills
-// the server.
-func server(t *testing.T) (rdb *redis.Client, kill func()) {
+// the server and starts it again.
+func server(t *testing.T) (rdb *redis.Client, kill, start func()) {
 	t.Helper()
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -31,14 +32,18 @@ func server(t *testing.T) (rdb *redis.Client, kill func()) {
 	port := l.Addr().(*net.TCPAddr).Port
 	require.NoError(t, l.Close())
 
-	cmd := exec.Command(path, "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
-	require.NoError(t, cmd.Start())
-	kill = sync.OnceFunc(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	t.Cleanup(kill)
+	var cmd *exec.Cmd
+	kill = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
+	start = func() {
+		cmd = exec.Command(path, "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+		require.NoError(t, cmd.Start())
+	}
+	start()
+	t.Cleanup(func() { kill() })
 	rdb = redis.NewClient(&redis.Options{Addr: fmt.Sprintf("127.0.0.1:%d", port), MaxRetries: -1})
 	t.Cleanup(func() { _ = rdb.Close() })
 	require.Eventually(t, func() bool { return rdb.Ping(t.Context()).Err() == nil }, 10*time.Second, 10*time.Millisecond)
-	return rdb, kill
+	return rdb, kill, start
 }
 
 func opening(name, key, by string, left time.Duration) breaker.Opening {
@@ -46,7 +51,7 @@ func opening(name, key, by string, left time.Duration) breaker.Opening {
 }
 
 func TestStoreKeepsOpeningsUntilTheirEnd(t *testing.T) {
-	rdb, _ := server(t)
+	rdb, _, _ := server(t)
 	s := redisbreaker.New(rdb, "")
 	ctx := t.Context()
 
@@ -73,7 +78,7 @@ func TestStoreKeepsOpeningsUntilTheirEnd(t *testing.T) {
 }
 
 func TestStoreIsBoundedAndExpires(t *testing.T) {
-	rdb, _ := server(t)
+	rdb, _, _ := server(t)
 	s := redisbreaker.New(rdb, "test:")
 	ctx := t.Context()
 	for i := range 1100 {
@@ -88,7 +93,7 @@ func TestStoreIsBoundedAndExpires(t *testing.T) {
 }
 
 func TestAFleetLearnsThroughRedisAndLivesWithoutIt(t *testing.T) {
-	rdb, kill := server(t)
+	rdb, kill, start := server(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	t.Cleanup(func() { cancel(); wg.Wait() })
@@ -109,17 +114,22 @@ func TestAFleetLearnsThroughRedisAndLivesWithoutIt(t *testing.T) {
 	require.Equal(t, "a peer opened it: a call failed", fleet[1].Stats().Why)
 
 	kill()
-	require.Eventually(t, func() bool {
+	storeFails := func() bool {
 		for _, what := range fleet[1].Conditions() {
-			if len(what) > 9 && what[:9] == "the store" {
+			if strings.HasPrefix(what, "the store") {
 				return true
 			}
 		}
 		return false
-	}, 10*time.Second, 10*time.Millisecond)
+	}
+	require.Eventually(t, storeFails, 10*time.Second, 10*time.Millisecond)
 	_, err := breaker.Do(ctx, fleet[1].For("local"), fail)
 	require.EqualError(t, err, "down")
 	_, err = breaker.Do(ctx, fleet[1].For("local"), fail)
 	require.ErrorIs(t, err, breaker.ErrOpen)
 	require.Equal(t, breaker.Closed, fleet[2].For("local").State())
+
+	start() // and what couldn't be announced is announced
+	require.Eventually(t, func() bool { return fleet[2].For("local").State() == breaker.Open }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return !storeFails() }, 30*time.Second, 10*time.Millisecond)
 }
