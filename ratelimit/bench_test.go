@@ -89,6 +89,32 @@ func BenchmarkAllow(b *testing.B) {
 	})
 }
 
+// BenchmarkFullTable decides for keys that have no bucket when a million others
+// are in debt: there is no room to find, and no pause to look for it.
+func BenchmarkFullTable(b *testing.B) {
+	const n = 1 << 20
+	l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(1 << 30), MaxKeys: n})
+	for i := range n {
+		l.Allow(context.Background(), "debtor-"+strconv.Itoa(i), 1<<29)
+	}
+	fresh := make([]string, n)
+	for i := range fresh {
+		fresh[i] = "fresh-" + strconv.Itoa(i)
+	}
+	var longest time.Duration
+	i := 0
+	for b.Loop() {
+		start := time.Now()
+		l.Allow(context.Background(), fresh[i%n], 1)
+		longest = max(longest, time.Since(start))
+		i++
+	}
+	b.ReportMetric(float64(longest.Nanoseconds()), "longest-ns")
+	if s := l.Stats(); s.Overflowed == 0 || s.Keys > n {
+		b.Fatal("the table is not full of debts")
+	}
+}
+
 type nowhere struct{ h http.Header }
 
 func (w nowhere) Header() http.Header         { return w.h }

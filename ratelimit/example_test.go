@@ -97,6 +97,143 @@ func ExampleLimiter_SetRate() {
 	// 0 at once, the next in 1m0s
 }
 
+// One bucket for each API key. The key must be authenticated before, or be set
+// by a proxy: whoever may invent keys invents buckets.
+func ExampleHeader() {
+	lim := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(1), Key: ratelimit.Header("X-Api-Key")})
+	for _, key := range []string{"k1", "k1", "k2", "", ""} {
+		r := httptest.NewRequest("GET", "/", nil)
+		if key != "" {
+			r.Header.Set("X-Api-Key", key)
+		}
+		d, _ := lim.Decide(r)
+		fmt.Println(d.Allowed)
+	}
+	// Output:
+	// true
+	// false
+	// true
+	// true
+	// false
+}
+
+// Without proxies a client is its address, whatever it says it is; behind them
+// it is whom the last of our proxies saw.
+func ExampleClientIP() {
+	direct := ratelimit.ClientIP()
+	proxied := ratelimit.ClientIP(netip.MustParsePrefix("10.0.0.0/8"))
+
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("X-Forwarded-For", "198.51.100.1, 203.0.113.9") // the first is what the client claims
+	r.RemoteAddr = "10.0.0.7:4711"
+	fmt.Println(direct(r), proxied(r))
+	r.RemoteAddr = "[2001:db8:1:2:3:4:5:6]:4711"
+	fmt.Println(direct(r), proxied(r))
+	// Output:
+	// 10.0.0.7 203.0.113.9
+	// 2001:db8:1:2::/64 2001:db8:1:2::/64
+}
+
+// One bucket for each client and route.
+func ExampleKeys() {
+	mux := http.NewServeMux()
+	mux.Handle("GET /orders/{id}", hello)
+	mux.Handle("GET /search", hello)
+	lim := ratelimit.MustNew(ratelimit.Config{
+		Rate: ratelimit.PerHour(1),
+		Key:  ratelimit.Keys(ratelimit.ClientIP(), ratelimit.Pattern(mux)),
+	})
+	for _, path := range []string{"/orders/1", "/orders/2", "/search"} {
+		d, _ := lim.Decide(httptest.NewRequest("GET", path, nil))
+		fmt.Println(path, d.Allowed)
+	}
+	// Output:
+	// /orders/1 true
+	// /orders/2 false
+	// /search true
+}
+
+// Only logins that fail are counted. Each is charged for at first, so that a
+// thousand at once cannot all be let through, and refunded if it succeeds.
+func ExampleConfig_failedLogins() {
+	lim := ratelimit.MustNew(ratelimit.Config{
+		Rate:    ratelimit.PerHour(2),
+		Headers: ratelimit.RetryAfterOnly, // do not tell how many guesses are left
+		Settle: func(r *http.Request, o ratelimit.Outcome) int {
+			if o.Status == http.StatusUnauthorized {
+				return 1
+			}
+			return 0
+		},
+	})
+	login := lim.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, password, _ := r.BasicAuth(); password != "secret" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	for _, password := range []string{"secret", "secret", "secret", "guess", "guess", "secret"} {
+		r := httptest.NewRequest("POST", "/login", nil)
+		r.SetBasicAuth("alice", password)
+		w := httptest.NewRecorder()
+		login.ServeHTTP(w, r)
+		fmt.Println(password, w.Code)
+	}
+	// Output:
+	// secret 200
+	// secret 200
+	// secret 200
+	// guess 401
+	// guess 401
+	// secret 429
+}
+
+// A new limit is tried out before it refuses anybody.
+func ExampleConfig_dryRun() {
+	lim := ratelimit.MustNew(ratelimit.Config{
+		Rate:   ratelimit.PerMinute(2),
+		DryRun: true,
+		OnRefuse: func(r *http.Request, key string, d ratelimit.Decision) {
+			fmt.Println("would refuse", key, "by", d.Policy())
+		},
+	})
+	h := lim.Handler(hello)
+	for range 4 {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		fmt.Println(w.Code)
+	}
+	s := lim.Stats()
+	fmt.Println(s.Allowed, s.WouldRefuse, s.MostRefused[0].Key)
+	// Output:
+	// 200
+	// 200
+	// would refuse 192.0.2.1 by default
+	// 200
+	// would refuse 192.0.2.1 by default
+	// 200
+	// 2 2 192.0.2.1
+}
+
+// An answer of one's own, with Retry-After and the other fields already set.
+func ExampleConfig_fallback() {
+	lim := ratelimit.MustNew(ratelimit.Config{
+		Rate: ratelimit.PerMinute(1),
+		Fallback: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusTooManyRequests)
+			fmt.Fprintf(w, "come back in %s seconds", w.Header().Get("Retry-After"))
+		}),
+	})
+	h := lim.Handler(hello)
+	for range 2 {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		fmt.Println(w.Code, w.Body)
+	}
+	// Output:
+	// 200 hello
+	// 429 come back in 60 seconds
+}
+
 // Several rates, tiers and cost: all of them pass, or nothing is spent.
 func ExampleConfig() {
 	plans := map[string]ratelimit.Rate{"pro": ratelimit.PerSecond(100)}
@@ -147,6 +284,34 @@ func ExampleLimiter_Transport() {
 	// Output:
 	// 200
 	// not sent: the hour would outlast the client's minute
+}
+
+// One second's pause that an upstream asks for holds for all requests to it.
+func ExampleLimiter_Transport_learns() {
+	answers := []int{http.StatusTooManyRequests, http.StatusOK}
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(answers[0])
+		answers = answers[1:]
+	}))
+	defer upstream.Close()
+
+	lim := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(100)})
+	client := &http.Client{Transport: lim.Transport(nil)}
+	start := time.Now()
+	for range 2 {
+		res, err := client.Get(upstream.URL)
+		if err != nil {
+			panic(err)
+		}
+		res.Body.Close()
+		fmt.Println(res.StatusCode)
+	}
+	fmt.Println(time.Since(start) >= time.Second)
+	// Output:
+	// 429
+	// 200
+	// true
 }
 
 // A looser limit for each /48 beside the one for each /64.

@@ -97,8 +97,9 @@ func newMemory(own, groups, maxKeys int) *memory {
 func (m *memory) now() int64 { return int64(time.Since(m.base)) * ticksPerNano }
 
 // take decides a, and takes a.n tokens from every bucket or from none.
-func (m *memory) take(a *ask) {
-	now := m.now()
+func (m *memory) take(a *ask) { m.takeAt(a, m.now()) }
+
+func (m *memory) takeAt(a *ask, now int64) {
 	if lim := a.limits[0]; m.atomic && a.n <= lim.rate.Burst {
 		debt, wait, ok := m.first.take(m.seed.hash(a.keys[0]), now, a.n, lim)
 		if ok {

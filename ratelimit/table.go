@@ -4,7 +4,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 )
 
 // A table holds the buckets of many keys: for each, the hash of the key and
@@ -50,21 +49,11 @@ type shard struct {
 	overflow []int64 // due times that the keys without a slot share
 }
 
-// slots is one shard's array: n slots of width words. An empty slot's hash is
-// 0; there is always one, so that probing ends.
-type slots struct {
-	words []atomic.Uint64
-	n     int
-	width int
-	mask  int // slots to a cache line, less one; 0 where they do not fit evenly
-}
-
 const (
 	frozen    = ^uint64(0)
 	shardKeys = 4096 // about how many keys a shard holds when the table is full
 	maxShards = 1 << 14
 	minSlots  = 8
-	lineWords = 64 / 8 // of a cache line, on most processors
 )
 
 func newTable(rates, maxKeys int) *table {
@@ -79,41 +68,6 @@ func newTable(rates, maxKeys int) *table {
 }
 
 func (t *table) shard(h uint64) *shard { return &t.shards[h>>t.shift] }
-
-// find returns the word index of h's first due time, or -1.
-func (s *slots) find(h uint64) int {
-	if s == nil {
-		return -1
-	}
-	i := s.home(h)
-	for {
-		switch s.words[i].Load() {
-		case h:
-			return i + 1
-		case 0:
-			return -1
-		}
-		if i += s.width; i >= len(s.words) {
-			i = 0
-		}
-	}
-}
-
-// home returns the word index of the slot where probing for h starts, the first
-// of a cache line. It spreads the low half of h; the high bits chose the shard.
-func (s *slots) home(h uint64) int {
-	return int(uint64(uint32(h))*uint64(s.n)>>32) &^ s.mask * s.width
-}
-
-// past reports whether the n due times from word index i are over.
-func (s *slots) past(i, n int, now int64) bool {
-	for j := i; j < i+n; j++ {
-		if int64(s.words[j].Load())-now >= 0 {
-			return false
-		}
-	}
-	return true
-}
 
 // take moves h's due time by n tokens of lim if that leaves it within lim's
 // room. It returns how far ahead of now that is, or if it is refused, how far
@@ -202,10 +156,12 @@ func (t *table) addLocked(sh *shard, h uint64, now int64) int {
 	}
 	if t.used.Add(1) > t.max {
 		t.used.Add(-1)
-		// A sweep costs a pass over the shard, some microseconds, so it is
-		// done once in so many keys turned away, or once in a millisecond.
+		// A sweep costs a pass over the shard, some ten microseconds, so it is
+		// done once in so many keys turned away, or once in a microsecond for
+		// each bucket of the table: a hundredth of one core, for all shards.
+		// Meanwhile reclaim finds the room that is on a key's path.
 		sh.turned++
-		if s == nil || sh.turned <= s.n/16 && now-sh.swept < 1e6*ticksPerNano {
+		if s == nil || sh.turned <= s.n/16 && now-sh.swept < max(1e6, 1e3*t.max)*ticksPerNano {
 			return -1
 		}
 		sh.turned, sh.swept = 0, now
@@ -225,47 +181,6 @@ func (t *table) addLocked(sh *shard, h uint64, now int64) int {
 	}
 	sh.used++
 	return s.free(h) + 1
-}
-
-// free returns the word index of the first empty slot on h's path.
-func (s *slots) free(h uint64) int {
-	i := s.home(h)
-	for s.words[i].Load() != 0 {
-		if i += s.width; i >= len(s.words) {
-			i = 0
-		}
-	}
-	return i
-}
-
-// reclaim takes over the first slot on h's path whose bucket is full again.
-func (s *slots) reclaim(h uint64, now int64) int {
-	if s == nil {
-		return -1
-	}
-	for i := s.home(h); s.words[i].Load() != 0; {
-		old := s.words[i+1].Load()
-		if s.past(i+1, s.width-1, now) && s.words[i+1].CompareAndSwap(old, frozen) {
-			// Between this and the new due time, readers of the old key and
-			// of the new one find the slot frozen and wait for mu.
-			s.words[i].Store(h)
-			return i + 1
-		}
-		if i += s.width; i >= len(s.words) {
-			i = 0
-		}
-	}
-	return -1
-}
-
-// count returns how many slots hold a debt.
-func (s *slots) count(now int64) (n int) {
-	for i := 0; i < len(s.words); i += s.width {
-		if s.words[i].Load() != 0 && !s.past(i+1, s.width-1, now) {
-			n++
-		}
-	}
-	return n
 }
 
 // rehashLocked moves the debts of a shard to a new array with room for more,
@@ -306,18 +221,4 @@ func (t *table) rehashLocked(sh *shard, now int64) {
 	t.stats.forgotten.Add(uint64(sh.used - len(debts)))
 	sh.used = len(debts)
 	sh.slots.Store(s)
-}
-
-// newSlots makes n slots, and as many more as fit into what the allocator
-// hands out for them anyway. The first is at the start of a cache line.
-func newSlots(n, width int) *slots {
-	words := append([]atomic.Uint64(nil), make([]atomic.Uint64, n*width+lineWords-1)...)
-	words = words[:cap(words)]
-	words = words[-uintptr(unsafe.Pointer(&words[0]))/8%lineWords:]
-	n = len(words) / width
-	s := &slots{words: words[:n*width], n: n, width: width}
-	if lineWords%width == 0 {
-		s.mask = lineWords/width - 1
-	}
-	return s
 }
