@@ -60,10 +60,10 @@ func (s *Shedder) read(r *http.Request, t *ticket) (*http.Request, context.Cance
 	if !known && s.cfg.Priority != nil {
 		t.p = s.cfg.Priority(r).clamp()
 	}
-	if t.p != Normal {
-		ctx = WithPriority(ctx, t.p)
-	}
-	if ctx != r.Context() {
+	switch {
+	case t.p != Normal:
+		r = carry(r, ctx, t.p)
+	case cancel != nil:
 		r = r.WithContext(ctx)
 	}
 	return r, cancel

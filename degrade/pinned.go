@@ -4,6 +4,8 @@ import (
 	"context"
 	"hash/fnv"
 	"net/http"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -35,13 +37,63 @@ func (s *Switch) Handler(next http.Handler) http.Handler {
 		if due := s.due.Load(); now.UnixNano() >= due && s.due.CompareAndSwap(due, now.Add(every).UnixNano()) {
 			s.tick(now)
 		}
-		p := &pin{sw: s, sn: s.now.Load(), name: s.cfg.Key(r)}
-		if p.sn.part != nil && place("level", p.name) < p.sn.share {
-			p.sn = p.sn.part
+		sn := s.now.Load()
+		if sn.plain {
+			p := &pin{Context: r.Context(), sw: s, sn: sn}
+			next.ServeHTTP(w, p.carry(r))
+			return
 		}
-		r = r.WithContext(context.WithValue(r.Context(), snapshotKey, p))
-		m := &marker{ResponseWriter: w, p: p}
-		next.ServeHTTP(m, r)
-		m.send(http.StatusOK) // when nothing was written
+		p := &pin{Context: r.Context(), sw: s, sn: sn, name: s.cfg.Key(r)}
+		if sn.part != nil && place("level", p.name) < sn.share {
+			p.sn = sn.part
+		}
+		p.m = marker{ResponseWriter: w, p: p}
+		next.ServeHTTP(&p.m, p.carry(r))
+		p.m.send(http.StatusOK) // when nothing was written
 	})
+}
+
+// pin is what one request goes by: its context, the request with that context,
+// and the ResponseWriter that it is answered to, in one allocation.
+type pin struct {
+	context.Context
+	sw   *Switch
+	sn   *snapshot
+	name string // of the user
+	r    http.Request
+	m    marker
+
+	mu   sync.Mutex // protects what follows
+	left []string   // features left out
+}
+
+// Value returns p itself for its key.
+func (p *pin) Value(key any) any {
+	if key == snapshotKey {
+		return p
+	}
+	return p.Context.Value(key)
+}
+
+// carry returns r with p as its context.
+func (p *pin) carry(r *http.Request) *http.Request {
+	p.r = *r.WithContext(p)
+	return &p.r
+}
+
+func (p *pin) leave(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, n := range p.left {
+		if n == name {
+			return
+		}
+	}
+	p.left = append(p.left, name)
+}
+
+func (p *pin) out() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.left, ", ")
 }

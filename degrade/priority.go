@@ -82,8 +82,36 @@ func WithPriority(ctx context.Context, p Priority) context.Context {
 // PriorityOf returns the priority that ctx carries, or [Normal]. In a handler
 // behind [Shedder.Handler] it is the request's.
 func PriorityOf(ctx context.Context) Priority {
-	p, _ := ctx.Value(priorityKey).(Priority)
-	return p
+	switch p := ctx.Value(priorityKey).(type) {
+	case Priority:
+		return p
+	case *Priority:
+		return *p
+	}
+	return Normal
+}
+
+// carrier is the context of a request with a priority, and the request: one
+// allocation.
+type carrier struct {
+	context.Context
+	p Priority
+	r http.Request
+}
+
+// Value returns the priority as a pointer, which costs no allocation.
+func (c *carrier) Value(key any) any {
+	if key == priorityKey {
+		return &c.p
+	}
+	return c.Context.Value(key)
+}
+
+// carry returns r with ctx and p in its context.
+func carry(r *http.Request, ctx context.Context, p Priority) *http.Request {
+	c := &carrier{Context: ctx, p: p}
+	c.r = *r.WithContext(c)
+	return &c.r
 }
 
 // WithTenant returns a context that names the tenant on whose behalf

@@ -7,7 +7,6 @@ import (
 	"iter"
 	"math"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,6 +120,7 @@ type Switch struct {
 type snapshot struct {
 	level Level
 	on    []state
+	plain bool // everything is on for everybody
 
 	// What a share of users sees instead: a level set by hand for some of them.
 	part  *snapshot
@@ -235,6 +235,7 @@ func (s *Switch) publishLocked(now time.Time) {
 	}
 	sn := s.snapshotLocked(level, why)
 	sn.part, sn.share = part, share
+	sn.plain = sn.plain && part == nil
 	s.now.Store(sn)
 }
 
@@ -242,9 +243,10 @@ func (s *Switch) snapshotLocked(level Level, why string) *snapshot {
 	if s.cfg.DryRun {
 		level = Full
 	}
-	sn := &snapshot{level: level, on: make([]state, len(s.features))}
+	sn := &snapshot{level: level, on: make([]state, len(s.features)), plain: true}
 	for i, f := range s.features {
 		sn.on[i] = s.stateOf(f, level, why)
+		sn.plain = sn.plain && sn.on[i].on
 	}
 	return sn
 }
@@ -272,32 +274,6 @@ func (s *Switch) stateOf(f *Feature, level Level, levelWhy string) state {
 		return st
 	}
 	return state{on: true}
-}
-
-// Pin is what one request goes by.
-type pin struct {
-	sw   *Switch
-	sn   *snapshot
-	name string
-	mu   sync.Mutex
-	left []string // features left out
-}
-
-func (p *pin) leave(name string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, n := range p.left {
-		if n == name {
-			return
-		}
-	}
-	p.left = append(p.left, name)
-}
-
-func (p *pin) out() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return strings.Join(p.left, ", ")
 }
 
 // Changes returns the last changes, at most 64, oldest first.

@@ -153,7 +153,7 @@ func TestChainAllocatesLittle(t *testing.T) {
 	if raceEnabled {
 		return // the race detector allocates too
 	}
-	most := map[string]float64{"health": 1, "ratelimit": 0, "cache-miss": 1, "cache-hit": 0, "shedder": 0, "breaker": 1, "all-miss": 4, "all-hit": 1}
+	most := map[string]float64{"health": 1, "ratelimit": 0, "cache-miss": 1, "cache-hit": 0, "shedder": 0, "switch": 1, "breaker": 1, "all-miss": 4, "all-hit": 1}
 	for _, l := range layers(t) {
 		w, r := &blank{http.Header{}}, l.r()
 		l.h.ServeHTTP(w, r)
