@@ -54,6 +54,26 @@ func TestOpensWhenHalfOfTwentyCallsFailed(t *testing.T) {
 	})
 }
 
+func TestOpensOnFailuresInARowWhateverMinCallsSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.MustNew(steady(breaker.Config{ConsecutiveFailures: 3, FailureRatio: -1, MinCalls: 1000}))
+		for range 100 { // two of three fail, but never three in a row
+			times(b, 2, errDown)
+			_ = try(b, nil)
+		}
+		require.Equal(t, breaker.Closed, b.State())
+
+		times(b, 2, errDown)
+		time.Sleep(10 * time.Second) // they have left the window
+		times(b, 2, errDown)
+		require.Equal(t, breaker.Closed, b.State(), "two and two are not four in a row")
+
+		_ = try(b, errDown)
+		require.Equal(t, breaker.Open, b.State())
+		require.Equal(t, "3 calls failed in a row", b.Stats().Why)
+	})
+}
+
 func TestProbesAtTheNanosecondAndClosesAfterThree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.MustNew(steady(breaker.Config{ConsecutiveFailures: 1}))
