@@ -1,10 +1,19 @@
-// Package cache keeps HTTP responses as RFC 9111 allows, in front of a handler
-// or behind a client, and values that are dear to load.
+// Package cache keeps what is dear to make: HTTP responses, as RFC 9111 allows,
+// in front of a handler or behind a client ([Cache]), and values that a
+// function loads ([Loader]).
 //
 //	pages := cache.MustNew(cache.Config{MaxBytes: 256 << 20})
 //	http.ListenAndServe(":8080", pages.Handler(mux))        // a shared cache
 //	client := &http.Client{Transport: pages.Transport(nil)} // a private one
 //	pages.Purge(ctx, cache.Tag("product-42"))               // by URL, prefix or tag
+//
+//	products := cache.MustNewLoader(cache.LoaderConfig[string, Product]{
+//		Load: store.Product, // func(ctx, sku) (Product, error)
+//		TTL:  time.Minute,
+//	})
+//	p, err := products.Get(ctx, "sku-42") // one call of Load, however many ask
+//
+// # How it decides
 //
 // What may be kept, for how long and for whom, only the responses say: with
 // Cache-Control, CDN-Cache-Control, Expires, Vary and the rest of RFC 9111,
@@ -14,24 +23,48 @@
 // says so; so nobody gets another user's page. Cache-Status (RFC 9211) says
 // what was done and why.
 //
-// A request for what is not there calls the handler once, however many ask;
-// bodies stream to all of them while they are stored. A hit costs some hundred
-// nanoseconds and no allocation. Memory is bounded by [Config.MaxBytes], which
-// counts headers, keys and index too; what is asked for least per byte goes
-// first.
+// A request for what is not there calls the handler once. The others wait for
+// the header, and share the body while it comes if the response may be shared
+// and suits what Vary names; otherwise they call the handler themselves, and
+// for [Config.HitForMiss] nobody waits for that URL again. The call ends when
+// every client has gone. A purge, or a POST, that comes during a call wins: its
+// result is not kept.
+//
+// A Loader does the same for values, by key: it calls Load once, reloads in
+// the background before a value ends, and keeps the old one when Load fails.
+//
+// # Defaults
+//
+// 64 MiB of responses, each at most a sixteenth of that, so that one download
+// doesn't push out the site. 16 variants of a URL, so that a Vary on a field
+// with many values doesn't either. 10 s of HitForMiss: long enough that a
+// private URL is never queued, short enough to notice that it no longer is. 30 s
+// of FillTimeout for a call that several wait for.
+//
+// # Costs
+//
+// A hit takes some hundred nanoseconds and no allocation; a miss that is not
+// kept half a microsecond and one, a miss that is kept some microseconds more
+// than its handler. Memory is bounded by [Config.MaxBytes], which counts
+// headers, keys and index too; what was asked for least per byte goes first.
+// Bodies stream: nothing is held back, and one that is too large is not held
+// at all.
+//
+// # What it does not do
 //
 // It does not cache requests with a body, does not decode or compress, and
 // starts no goroutine but to revalidate in the background and to feed a slow
-// client, each bounded by a request.
+// client, each bounded by a request. The memory of another process is its own:
+// [Config.Store] lets processes share what they keep, not what they purge from
+// memory.
 //
-// For data instead of responses there is the [Loader], which calls a function
-// once per key, keeps what it returns, and reloads it in the background:
+// # How it fails
 //
-//	products := cache.MustNewLoader(cache.LoaderConfig[string, Product]{
-//		Load: store.Product, // func(ctx, sku) (Product, error)
-//		TTL:  time.Minute,
-//	})
-//	p, err := products.Get(ctx, "sku-42")
+// A handler that fails is answered for with what is stale, as far as the
+// response and [Config.StaleIfError] allow. A body that breaks off is not kept,
+// a panic goes on up, and who waited for it asks again. A store that is slow,
+// down or wrong counts as a miss. [Cache.Conditions] says when any of this is
+// so.
 package cache
 
 import (

@@ -31,7 +31,8 @@ type entry struct {
 	// gone says that it was purged or replaced: a revalidation must not bring
 	// it back.
 	gone       atomic.Bool
-	refreshing atomic.Bool // a revalidation in the background is on its way
+	refreshing atomic.Bool   // a revalidation in the background is on its way
+	heat       atomic.Uint32 // hits that the policy has not yet counted
 	live       *body
 	fields     []field
 	trailer    []field

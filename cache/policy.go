@@ -3,7 +3,6 @@ package cache
 import (
 	"math/bits"
 	"sync"
-	"sync/atomic"
 )
 
 // The policy decides what stays when memory is short. It is W-TinyLFU (Einziger,
@@ -12,13 +11,12 @@ import (
 // they compete by requests per byte, because a byte given to small entries
 // saves more calls of the origin; with equal sizes that is plain W-TinyLFU.
 //
-// A hit does not take the policy's lock: it leaves a note in a ring, which who
-// fills the ring reads back. A note may get lost, which costs nothing but a
-// little precision.
+// A hit does not take the policy's lock, and touches no memory but that of its
+// entry: it leaves a mark there. Who makes room counts the marks of the
+// entries that would be next to go, and moves those that have any out of the
+// way first. So the queues are in order where it matters, at their ends.
 type policy struct {
 	max int64
-
-	rings [8]ring
 
 	// mu protects what follows, and the links, seg and cost of every entry.
 	// It is never held together with a shard's.
@@ -58,17 +56,11 @@ const (
 	// victimSample is how many of the entries that are next to go are
 	// compared in each class; the one with the fewest requests per byte goes.
 	victimSample = 4
+
+	// maxHeat is how many hits an entry remembers until they are counted,
+	// maxSettle how many entries may move out of the way at a time.
+	maxHeat, maxSettle = 255, 64
 )
-
-type ring struct {
-	n     atomic.Uint32
-	slots [ringSize]atomic.Pointer[entry]
-
-	drained uint32 // n when last drained; protected by the policy
-	_       [56]byte
-}
-
-const ringSize = 64
 
 func newPolicy(max int64) *policy {
 	p := &policy{max: max}
@@ -78,30 +70,21 @@ func newPolicy(max int64) *policy {
 
 // touch notes a hit on e.
 func (p *policy) touch(e *entry) {
-	r := &p.rings[e.hash>>32&7]
-	n := r.n.Add(1)
-	r.slots[n%ringSize].Store(e)
-	if n%ringSize == 0 && p.mu.TryLock() {
-		p.drainLocked(r)
-		p.mu.Unlock()
+	if e.heat.Load() < maxHeat {
+		e.heat.Add(1)
 	}
 }
 
-func (p *policy) drainLocked(r *ring) {
-	n := r.n.Load()
-	if n == r.drained {
-		return
+// settleLocked counts the hits that e has had since it was last looked at, and
+// gives it the place that they are worth. It reports whether there were any.
+func (p *policy) settleLocked(e *entry) bool {
+	n := e.heat.Swap(0)
+	if n == 0 {
+		return false
 	}
-	r.drained = n
-	for i := range r.slots {
-		if e := r.slots[i].Swap(nil); e != nil {
-			p.touchLocked(e)
-		}
+	for range n {
+		p.freq.add(e.hash)
 	}
-}
-
-func (p *policy) touchLocked(e *entry) {
-	p.freq.add(e.hash)
 	switch e.seg {
 	case segWindow:
 		p.window.toFront(e)
@@ -112,13 +95,17 @@ func (p *policy) touchLocked(e *entry) {
 		c.probation.remove(e)
 		e.seg = segProtected
 		c.protected.pushFront(e)
-		for c.protected.bytes > (c.protected.bytes+c.probation.bytes)/100*protectedPercent {
+		for n := 0; c.protected.bytes > (c.protected.bytes+c.probation.bytes)/100*protectedPercent; n++ {
 			old := c.protected.tail
+			if n < maxSettle && p.settleLocked(old) {
+				continue
+			}
 			c.protected.remove(old)
 			old.seg = segProbation
 			c.probation.pushFront(old)
 		}
 	}
+	return true
 }
 
 // add makes room for e and returns what had to go, which may be e itself.
@@ -128,9 +115,6 @@ func (p *policy) add(e *entry) (victims []*entry) {
 	if e.seg != segNone {
 		return nil // removed before it was in
 	}
-	for i := range p.rings {
-		p.drainLocked(&p.rings[i])
-	}
 	p.count++
 	if p.count > p.freq.capacity() {
 		p.freq.resize(2 * p.freq.capacity())
@@ -139,7 +123,10 @@ func (p *policy) add(e *entry) (victims []*entry) {
 	e.seg = segWindow
 	p.window.pushFront(e)
 	p.total += e.cost
-	for p.window.bytes > p.max/100*windowPercent && p.total <= p.max {
+	for n := 0; p.window.bytes > p.max/100*windowPercent && p.total <= p.max; n++ {
+		if n < maxSettle && p.settleLocked(p.window.tail) {
+			continue
+		}
 		p.admitLocked(p.window.tail)
 	}
 	for p.total > p.max {
@@ -159,6 +146,8 @@ func (p *policy) evictLocked() *entry {
 	}
 	if p.window.bytes <= p.max/100*windowPercent {
 		return victim
+	}
+	for n := 0; n < maxSettle && p.settleLocked(p.window.tail); n++ {
 	}
 	candidate := p.window.tail
 	if p.worth(candidate) <= p.worth(victim) {
@@ -183,10 +172,15 @@ func (p *policy) victimLocked() (victim *entry) {
 		if e == nil {
 			e = p.classes[i].protected.tail
 		}
-		for n := 0; e != nil && n < victimSample; e, n = e.prev, n+1 {
-			if w := p.worth(e); victim == nil || w < least {
-				victim, least = e, w
+		for n, looked := 0, 0; e != nil && n < victimSample; looked++ {
+			before := e.prev
+			if looked >= maxSettle || !p.settleLocked(e) {
+				n++
+				if w := p.worth(e); victim == nil || w < least {
+					victim, least = e, w
+				}
 			}
+			e = before
 		}
 	}
 	return victim
@@ -194,7 +188,7 @@ func (p *policy) victimLocked() (victim *entry) {
 
 // worth is how many requests a byte of e has saved lately.
 func (p *policy) worth(e *entry) float64 {
-	return float64(p.freq.count(e.hash)) / float64(e.cost)
+	return (float64(p.freq.count(e.hash)) + float64(e.heat.Load())) / float64(e.cost)
 }
 
 // remove forgets e, for good.
