@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -113,6 +114,28 @@ func TestAMalformedHostDoesNotTouchTheCache(t *testing.T) {
 		require.Contains(t, status(w), "detail=malformed", "%q", host)
 	}
 	require.Zero(t, c.Stats().Entries)
+}
+
+func TestATargetWithoutAPathDoesNotTouchTheCache(t *testing.T) {
+	// net/http takes "GET a:b HTTP/1.1", a proxy sends b on, and the key would
+	// be that of "/".
+	origin := httptest.NewServer(echo())
+	defer origin.Close()
+	u, err := url.Parse(origin.URL)
+	require.NoError(t, err)
+	c := cache.MustNew(cache.Config{})
+	front := httptest.NewServer(c.Handler(httputil.NewSingleHostReverseProxy(u)))
+	defer front.Close()
+	for _, target := range []string{"a:b", "http:evil?x", "a:*"} {
+		conn, err := net.Dial("tcp", front.Listener.Addr().String())
+		require.NoError(t, err)
+		fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n", target)
+		answer, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+		require.NotContains(t, string(answer), "stored", target)
+		require.Zero(t, c.Stats().Entries, target)
+	}
 }
 
 func TestPathsThatDifferAreDifferent(t *testing.T) {

@@ -83,6 +83,9 @@ func (l *lookup) read(r *http.Request, ignoreDirectives bool) {
 	if pragma && len(r.Header["Cache-Control"]) == 0 {
 		l.cc.noCache, l.asks = true, true
 	}
+	if r.URL != nil && r.URL.Opaque != "" { // "GET a:b", which has no path to tell it by
+		l.bypass = reasonMalformed
+	}
 	if len(r.Host) > 255 || strings.ContainsAny(r.Host, "/\\?#@ \t\x00") {
 		l.bypass = reasonMalformed
 	}
