@@ -21,6 +21,7 @@ package main
 import (
 	"context"
 	"flag"
+	"fmt"
 	"log"
 	"net/http"
 	"os/signal"
@@ -83,6 +84,7 @@ func main() {
 	shed := degrade.MustNew(degrade.Config{}) // how many requests the queue's disk can take at once
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	fmt.Printf("serving on http://%s; what to try is in the comment of main.go\n", *listen)
 	if err := h.ListenAndServe(ctx, &http.Server{Addr: *listen, Handler: h.Handler(shed.Handler(api))}); err != nil {
 		log.Fatal(err)
 	}

@@ -80,6 +80,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	fmt.Printf("serving on http://%s; what to try is in the comment of main.go\n", *listen)
 	h, shed, service := newService(newAPI())
 	var wg sync.WaitGroup
 	if *high > 0 {

@@ -72,7 +72,7 @@ func sum(metrics, name string) (total float64) {
 }
 
 func TestDemandRisesWithTheLoadAndFallsWithIt(t *testing.T) {
-	url := start(t, "-turn", "2s", "-low", "20")
+	url := start(t, "-turn", "6s", "-low", "20") // it takes some 3 s to forget the refused
 	demand := func() float64 { return sum(get(url+"/metrics"), "spillway_degrade_demand") }
 	quiet := demand()
 	require.Less(t, quiet, float64(perReplica), "one replica is enough for 20 a second")

@@ -89,6 +89,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	fmt.Printf("serving on http://%s; what to try is in the comment of main.go\n", *listen)
 	h, srv := newServer()
 	if err := h.Serve(ctx, srv, ln); err != nil {
 		log.Fatal(err)

@@ -79,6 +79,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	h := health.MustNew(config())
+	log.Printf("serving on %s; what to try is in the comment of main.go", *listen)
 	if err := h.ListenAndServe(ctx, &http.Server{Addr: *listen, Handler: service(h), ReadHeaderTimeout: 10 * time.Second}); err != nil {
 		log.Fatal(err)
 	}

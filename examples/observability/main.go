@@ -96,6 +96,7 @@ func run(ctx context.Context, listen string, every time.Duration) error {
 	if _, err := otel.Register(provider.Meter("spillway"), sources...); err != nil { // the line for OpenTelemetry
 		return err
 	}
+	log.Info("serving", "url", "http://"+listen, "try", "what is in the comment of main.go")
 	return h.ListenAndServe(ctx, &http.Server{Addr: listen, Handler: service})
 }
 

@@ -39,6 +39,7 @@ func main() {
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	fmt.Printf("serving on http://%s; what to try is in the comment of main.go\n", *listen)
 	if err := h.ListenAndServe(ctx, &http.Server{Addr: *listen, Handler: chain}); err != nil {
 		log.Fatal(err)
 	}

@@ -71,5 +71,6 @@ func main() {
 	}
 	lim := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerMinute(10)})
 	shed := degrade.MustNew(degrade.Config{})
+	fmt.Printf("serving on http://%s; what to try is in the comment of main.go\n", *listen)
 	log.Fatal(http.ListenAndServe(*listen, router(lim, shed)))
 }
