@@ -113,3 +113,92 @@ func (c *Cache) purgeURL(u *url.URL, realm byte, soft bool) int {
 	}
 	return n
 }
+
+// purgeKey removes the entries of one key, and dooms its flights: what was
+// asked for before this moment will not be kept.
+func (c *Cache) purgeKey(key string, soft bool) int {
+	hash := c.keys.hash([]byte(key))
+	s := c.shard(hash)
+	s.mu.Lock()
+	var found []*entry
+	for e := s.entries[hash]; e != nil; e = e.chain {
+		if e.key == key {
+			found = append(found, e)
+		}
+	}
+	for f := s.flights[hash]; f != nil; f = f.next {
+		f.doomed = f.doomed || f.key == key
+	}
+	s.purges++
+	s.unfit.Remove(hash)
+	c.purgeLocked(s, found, soft)
+	s.mu.Unlock()
+	return c.purged(found, soft)
+}
+
+// purgeAll removes every entry that match accepts.
+func (c *Cache) purgeAll(match func(key string) bool, soft bool) (n int) {
+	for _, s := range c.shards {
+		s.mu.Lock()
+		var found []*entry
+		for _, head := range s.entries {
+			for e := head; e != nil; e = e.chain {
+				if match(e.key) {
+					found = append(found, e)
+				}
+			}
+		}
+		for _, f := range s.flights {
+			for ; f != nil; f = f.next {
+				f.doomed = f.doomed || match(f.key)
+			}
+		}
+		s.purges++
+		s.unfit.Purge()
+		c.purgeLocked(s, found, soft)
+		s.mu.Unlock()
+		n += c.purged(found, soft)
+	}
+	return n
+}
+
+// purgeTag removes every entry that carries tag, exactly.
+func (c *Cache) purgeTag(tag string, soft bool) (n int) {
+	for _, s := range c.shards {
+		s.mu.Lock()
+		found := make([]*entry, 0, len(s.tags[tag]))
+		for e := range s.tags[tag] {
+			found = append(found, e)
+		}
+		for _, f := range s.flights {
+			for ; f != nil; f = f.next {
+				f.deadTags = append(f.deadTags, tag) // its tags may not be known yet
+			}
+		}
+		s.purges++
+		c.purgeLocked(s, found, soft)
+		s.mu.Unlock()
+		n += c.purged(found, soft)
+	}
+	return n
+}
+
+func (c *Cache) purgeLocked(s *shard, found []*entry, soft bool) {
+	now := c.now()
+	for _, e := range found {
+		if soft {
+			e.softened.CompareAndSwap(0, max(1, int64(now)))
+		} else {
+			s.unlinkLocked(e)
+		}
+	}
+}
+
+func (c *Cache) purged(found []*entry, soft bool) int {
+	if !soft {
+		for _, e := range found {
+			c.policy.remove(e)
+		}
+	}
+	return len(found)
+}

@@ -202,47 +202,6 @@ func (rec *recorder) ReadFrom(src io.Reader) (int64, error) {
 	return n, err
 }
 
-// ahead prepares for n more bytes of a body that is kept.
-func (rec *recorder) ahead(n int) {
-	if rec.rd == nil || rec.pumped != nil {
-		return
-	}
-	if rec.held += n; rec.held > inlineBody {
-		rec.pumped = make(chan struct{})
-		go rec.pump()
-	}
-}
-
-// pump sends the body to the leader's client until it ends.
-func (rec *recorder) pump() {
-	defer close(rec.pumped)
-	defer func() { rec.thrown = recover() }()
-	rec.send(true)
-}
-
-// send sends what there is of the body, and if wait is set what is to come.
-func (rec *recorder) send(wait bool) {
-	defer rec.rd.close()
-	rc := http.NewResponseController(rec.w)
-	for {
-		if rec.rd.caughtUp() {
-			if rec.flushing.Load() {
-				rc.Flush()
-			}
-			if !wait {
-				return
-			}
-		}
-		p, err := rec.rd.next(rec.r.Context())
-		if err != nil {
-			return
-		}
-		if _, err := rec.w.Write(p); err != nil {
-			return
-		}
-	}
-}
-
 func (rec *recorder) Flush() { rec.FlushError() }
 
 func (rec *recorder) FlushError() error {

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
@@ -262,130 +261,6 @@ func (c *Cache) discard(e *entry) {
 	if c.shard(e.hash).unlink(e) {
 		c.policy.remove(e)
 	}
-}
-
-// purgeKey removes the entries of one key, and dooms its flights: what was
-// asked for before this moment will not be kept.
-func (c *Cache) purgeKey(key string, soft bool) int {
-	hash := c.keys.hash([]byte(key))
-	s := c.shard(hash)
-	s.mu.Lock()
-	var found []*entry
-	for e := s.entries[hash]; e != nil; e = e.chain {
-		if e.key == key {
-			found = append(found, e)
-		}
-	}
-	for f := s.flights[hash]; f != nil; f = f.next {
-		f.doomed = f.doomed || f.key == key
-	}
-	s.purges++
-	s.unfit.Remove(hash)
-	c.purgeLocked(s, found, soft)
-	s.mu.Unlock()
-	return c.purged(found, soft)
-}
-
-// purgeAll removes every entry that match accepts.
-func (c *Cache) purgeAll(match func(key string) bool, soft bool) (n int) {
-	for _, s := range c.shards {
-		s.mu.Lock()
-		var found []*entry
-		for _, head := range s.entries {
-			for e := head; e != nil; e = e.chain {
-				if match(e.key) {
-					found = append(found, e)
-				}
-			}
-		}
-		for _, f := range s.flights {
-			for ; f != nil; f = f.next {
-				f.doomed = f.doomed || match(f.key)
-			}
-		}
-		s.purges++
-		s.unfit.Purge()
-		c.purgeLocked(s, found, soft)
-		s.mu.Unlock()
-		n += c.purged(found, soft)
-	}
-	return n
-}
-
-// purgeTag removes every entry that carries tag, exactly.
-func (c *Cache) purgeTag(tag string, soft bool) (n int) {
-	for _, s := range c.shards {
-		s.mu.Lock()
-		found := make([]*entry, 0, len(s.tags[tag]))
-		for e := range s.tags[tag] {
-			found = append(found, e)
-		}
-		for _, f := range s.flights {
-			for ; f != nil; f = f.next {
-				f.deadTags = append(f.deadTags, tag) // its tags may not be known yet
-			}
-		}
-		s.purges++
-		c.purgeLocked(s, found, soft)
-		s.mu.Unlock()
-		n += c.purged(found, soft)
-	}
-	return n
-}
-
-func (c *Cache) purgeLocked(s *shard, found []*entry, soft bool) {
-	now := c.now()
-	for _, e := range found {
-		if soft {
-			e.softened.CompareAndSwap(0, max(1, int64(now)))
-		} else {
-			s.unlinkLocked(e)
-		}
-	}
-}
-
-func (c *Cache) purged(found []*entry, soft bool) int {
-	if !soft {
-		for _, e := range found {
-			c.policy.remove(e)
-		}
-	}
-	return len(found)
-}
-
-// An unfitKey is a key whose answers are not shared, so that nobody waits for
-// another's in vain (hit-for-miss).
-type unfitKey struct {
-	key   string
-	until atomic.Int64 // a time since Cache.base
-}
-
-// setUnfit remembers that the answers to a key are not shared.
-func (s *shard) setUnfit(key string, hash uint64, until time.Duration) {
-	u := &unfitKey{key: key}
-	u.until.Store(int64(until))
-	s.mu.Lock()
-	s.unfit.Add(hash, u)
-	s.mu.Unlock()
-}
-
-// extend makes u unfit for d from now. It is called for every answer, so it
-// leaves alone what is long enough.
-func (u *unfitKey) extend(now, d time.Duration) {
-	if until := time.Duration(u.until.Load()); until < now+d-d/8 || until > now+d {
-		u.until.Store(int64(now + d))
-	}
-}
-
-// unfitLocked returns the key with this hash whose answers are not shared, or
-// nil.
-func (s *shard) unfitLocked(hash uint64, now time.Duration) *unfitKey {
-	u, ok := s.unfit.Get(hash)
-	if ok && int64(now) >= u.until.Load() {
-		s.unfit.Remove(hash)
-		return nil
-	}
-	return u
 }
 
 // splitTags splits the tags of a response: Surrogate-Key separates them with

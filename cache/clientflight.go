@@ -1,0 +1,254 @@
+package cache
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// call makes the call of a flight and tells got how it began: a response as it
+// came, or an entry to answer from, or an error. It returns when the response
+// is stored, or at once if it is not to be.
+func (t *transport) call(f *flight, out *http.Request, got func(*http.Response, *entry, Result, reason, error)) {
+	c := t.c
+	resp, err := t.next.RoundTrip(out)
+	if err != nil {
+		now := c.now()
+		if f.stale != nil && !f.strict && f.ctx.Err() == nil && c.staleIfError(f.stale, 0, now) {
+			c.failedOver.Store(max(1, int64(now)))
+			f.settle(f.stale, false)
+			f.end(nil, nil)
+			got(nil, f.stale, Stale, reasonNone, nil)
+			return
+		}
+		f.err = err
+		f.settle(nil, false)
+		f.end(err, nil)
+		got(nil, nil, Failed, reasonAborted, err)
+		return
+	}
+	act, e, result, why := f.respond(resp.StatusCode, resp.Header, nil)
+	switch act {
+	case actPass:
+		f.end(nil, nil)
+		if f.background {
+			resp.Body.Close()
+		}
+		got(resp, nil, result, why, nil)
+	case actRetry:
+		resp.Body.Close()
+		f.end(nil, nil)
+		got(nil, nil, result, why, nil)
+	case actReply:
+		io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
+		resp.Body.Close()
+		f.end(nil, nil)
+		got(resp, e, result, why, nil)
+	case actKeep:
+		got(resp, e, result, why, nil)
+		_, err := e.live.readFrom(f.ctx, resp.Body)
+		if cerr := resp.Body.Close(); err == nil && cerr != nil {
+			err = cerr
+		}
+		f.end(err, trailerFields(resp.Trailer))
+	}
+}
+
+func trailerFields(h http.Header) []field {
+	var out []field
+	for name, values := range h {
+		if len(values) > 0 {
+			out = append(out, field{name: name, values: slices.Clip(values)})
+		}
+	}
+	slices.SortFunc(out, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+// lead makes the call for everyone who waits.
+func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response, error) {
+	c := t.c
+	type begun struct {
+		resp   *http.Response
+		err    error
+		thrown any
+	}
+	first := make(chan begun, 1)
+	if e := f.fromTier(r.Context(), l); e != nil {
+		f.cancel(nil)
+		rep, ok := l.replyFor(e, c.wall(c.now()))
+		if !ok {
+			return nil, nil
+		}
+		c.done(r, f.hash, Hit, reasonNone)
+		return rep.response(r, c.stampAt(e, c.now())), nil
+	}
+	out := f.request(r, l)
+	go func() {
+		defer c.fillTime.since(c, f.started)
+		defer func() {
+			if v := recover(); v != nil { // goes up on the caller's goroutine
+				f.end(errAborted, nil)
+				select {
+				case first <- begun{thrown: v}:
+				default:
+				}
+			}
+		}()
+		var lingers *time.Timer
+		t.call(f, out, func(resp *http.Response, e *entry, result Result, why reason, err error) {
+			if resp == nil && e == nil {
+				if err != nil {
+					c.done(r, f.hash, result, why)
+				}
+				first <- begun{err: err}
+				return
+			}
+			c.done(r, f.hash, result, why)
+			resp, bare := t.begin(r, l, f, resp, e, result, why)
+			if bare {
+				lingers = f.linger()
+			}
+			first <- begun{resp: resp}
+		})
+		if lingers != nil {
+			lingers.Stop()
+			f.leaves(1)
+		}
+	}()
+	select {
+	case b := <-first:
+		if b.resp == nil {
+			f.cancel(nil)
+		}
+		if b.thrown != nil {
+			panic(b.thrown)
+		}
+		return b.resp, b.err
+	case <-r.Context().Done():
+		// The call goes on if others wait for it. Whoever gets the response
+		// closes it.
+		f.leaderLeaves()
+		go func() {
+			if b := <-first; b.resp != nil {
+				b.resp.Body.Close()
+			}
+		}()
+		return nil, context.Cause(r.Context())
+	}
+}
+
+// begin returns the response that the leader's caller gets, and whether that is
+// without the body, which is on its way nevertheless.
+func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Response, e *entry, result Result, why reason) (out *http.Response, bare bool) {
+	c := t.c
+	now := c.now()
+	fw := f.forward()
+	if e == nil { // as it came
+		c.addStatus(resp.Header, fw, why)
+		resp.Request = r
+		resp.Body = &guardedBody{resp.Body, func() { f.cancel(nil) }, sync.Once{}}
+		return resp, false
+	}
+	rep, ok := l.replyFor(e, c.wall(now))
+	if !ok {
+		rep = reply{e: e, status: e.status}
+	}
+	if e.live == nil { // from the store
+		defer f.cancel(nil)
+		if resp != nil && rep.status != resp.StatusCode {
+			fw.status = resp.StatusCode
+		}
+		if fw.stored = result == Revalidated; result == Stale {
+			fw.detail = "stale-if-error"
+		}
+		st := c.stampOf(e, now, fw.line(c.statusName))
+		if result == Revalidated {
+			st = st.confirmed(resp.Header)
+		}
+		out = rep.response(r, st)
+		if resp != nil && len(resp.Header["Set-Cookie"]) > 0 {
+			out.Header["Set-Cookie"] = resp.Header["Set-Cookie"]
+		}
+		return out, false
+	}
+	fw.stored = true
+	if rep.bare {
+		return rep.response(r, c.stampOf(e, now, fw.line(c.statusName))), true
+	}
+	if e.status != resp.StatusCode { // the rest of a part, which makes it whole
+		out = rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
+		out.ContentLength = e.size
+		out.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.leaderLeaves}
+		return out, false
+	}
+	copied := *resp
+	copied.Header = resp.Header.Clone()
+	c.addStatus(copied.Header, fw, why)
+	copied.Request = r
+	copied.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.leaderLeaves}
+	return &copied, false
+}
+
+// follow answers from what f's leader gets. ok is false if the request has to
+// find its own way.
+func (t *transport) follow(r *http.Request, l *lookup, f *flight) (resp *http.Response, err error, ok bool) {
+	c := t.c
+	leave := sync.OnceFunc(f.leave)
+	var e *entry
+	switch err := f.wait(r.Context()); {
+	case err == errFillTimeout:
+		if e = f.standIn(); e == nil {
+			leave()
+			c.done(r, f.hash, Failed, reasonTimeout)
+			return nil, err, true
+		}
+	case err != nil:
+		leave()
+		c.done(r, f.hash, Failed, reasonClientGone)
+		return nil, err, true
+	default:
+		e = f.share
+	}
+	if e == nil && f.err != nil && !f.abandoned() {
+		leave()
+		c.done(r, f.hash, Failed, reasonAborted)
+		return nil, f.err, true
+	}
+	if e == nil || !c.normal.matches(e, r.Header) {
+		leave()
+		return nil, nil, false
+	}
+	now := c.now()
+	rep, fits := l.replyFor(e, c.wall(now))
+	if !fits {
+		leave()
+		return nil, nil, false
+	}
+	fw := f.forward()
+	fw.collapsed = true
+	result := Collapsed
+	if e == f.stale {
+		result, fw.detail = Stale, "stale-if-error"
+	}
+	st := c.stampOf(e, now, fw.line(c.statusName))
+	resp = rep.response(r, st)
+	if e.live != nil && !rep.bare {
+		rd := e.live.reader()
+		if rd == nil {
+			leave()
+			return nil, nil, false
+		}
+		resp.ContentLength = e.size
+		resp.Trailer = http.Header{}
+		resp.Body = &liveBody{rd: rd, ctx: r.Context(), done: leave, f: f, trailer: resp.Trailer}
+	} else {
+		leave()
+	}
+	c.done(r, f.hash, result, reasonNone)
+	return resp, nil, true
+}
