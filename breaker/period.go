@@ -16,8 +16,9 @@ import (
 // a call keeps its period, and a period that is over takes no more outcomes.
 //
 // gobreaker is told of calls that have ended, in one Execute of a function that
-// does nothing but return how. So it never waits for anything, it holds nothing
-// that could be lost, and nothing of the user's runs under its lock.
+// does nothing but return how: of each failure, of each probe, and of a success
+// that comes after a failure (see take). So it never waits for anything, it holds
+// nothing that could be lost, and nothing of the user's runs under its lock.
 type period struct {
 	// Read by every call, and hardly ever written: on a cache line of its own.
 	cb      *gobreaker.CircuitBreaker[struct{}]

@@ -14,7 +14,7 @@ const steps = 10
 // number that only grows, and what it was when each step began.
 //
 // It is beside gobreaker because a success costs a tenth here. gobreaker has to
-// be told of a success only if a failure came before: see call.end.
+// be told of a success only if a failure came before: see period.take.
 type goodCalls struct {
 	n    atomic.Uint64 // since born
 	next atomic.Int64  // when the current step ends
