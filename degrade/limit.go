@@ -37,6 +37,7 @@ import "math"
 // a backend is.
 const (
 	firstLimit = 8    // where an adaptive limit starts; it doubles while that helps
+	shortest   = 2e6  // what takes less, ns, counts as this: the scheduler makes goroutines wait as long
 	fewSlots   = 10   // a limit as low as this is tried only in a standing overload
 	headroom   = 1.3  // slots given per slot that the backend can use
 	growBelow  = 1.2  // grow when requests take less than this times the baseline
@@ -263,11 +264,11 @@ func (c *control) decide(now int64, settle, shed float64) int {
 	c.gather()
 	standing := c.taken > 0.9 || c.taken > 0.5 && shed > 0.15*(shed+c.pool.rate())
 	sigma := math.Sqrt(c.cv2 * (1/c.pool.n + 1/c.baseN))
-	held := c.limit / c.pool.rate()      // how long a slot is held at capacity
-	ratio := held / (c.base + c.handoff) // over how long it must be
-	if ratio < 1-surer*sigma && c.pool.n >= 50 {
-		c.base, ratio = max(held-c.handoff, held/2), 1 // nothing is quicker than without waiting
+	held := c.limit / c.pool.rate() // how long a slot is held at capacity
+	if held < (c.base+c.handoff)*(1-surer*sigma) && c.pool.n >= 50 {
+		c.base = max(held-c.handoff, held/2) // nothing is quicker than without waiting
 	}
+	ratio := held / max(c.base+c.handoff, shortest) // over how long it must be
 	switch {
 	case c.pool.n < 16:
 		return 0
@@ -291,7 +292,7 @@ func (c *control) decide(now int64, settle, shed float64) int {
 		return c.try(now, settle, down)
 	case c.pool.n >= 30 && now > c.nextUp && c.meanN < wellKnown:
 		return c.try(now, settle, 2)
-	case c.pool.n >= 60 && now > c.nextUp && (now-c.fresh > baseAge || !c.proven):
+	case c.pool.n >= 60 && now > c.nextUp && (now-c.fresh > baseAge || !c.proven && ratio < tryAbove):
 		return c.try(now, settle, headroom)
 	}
 	return 0
@@ -322,7 +323,7 @@ func (c *control) start(now int64, settle float64) int {
 	}
 	if c.baseN >= 50 {
 		sigma := math.Sqrt(c.cv2 * (1/c.seen.n + 1/c.baseN))
-		ratio := c.limit / x / c.base
+		ratio := c.limit / x / max(c.base, shortest)
 		if ratio*(1-sigma) > growBelow || c.seen.n >= 100 {
 			c.starting = false
 			return 0
@@ -337,7 +338,7 @@ func (c *control) start(now int64, settle float64) int {
 		}
 		c.starting = false
 		c.rebase(now, c.trial.limit/before.rate(), 16)
-		if to := x * c.base * headroom; to < 0.8*c.limit {
+		if to := x * max(c.base, shortest) * headroom; to < 0.8*c.limit {
 			return c.set(now, settle, to)
 		}
 		return 0

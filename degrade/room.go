@@ -22,6 +22,9 @@ const (
 	tightQueue = 4    // or as long as so many take
 	slackWait  = 0.17 // in between: tightWait + slackWait / share refused
 	lenient    = 3    // who waits may wait so many times longer than was predicted, without overload
+	stallWait  = 1e8  // and so long in any case, ns: a process that gets no processor is not overloaded
+	quickBurst = 3e7  // nobody is refused for a shorter wait, ns, while nothing is refused,
+	quickWait  = 5e6  // and for a shorter one than this (CoDel's target) at any time
 	coldWait   = 4e9  // as long as little is known, ns
 	minQueue   = 2    // so many may wait whatever is predicted, so that no slot stays free
 
@@ -43,7 +46,7 @@ func (c *core) room(now int64, w *waiter) verdict {
 		return refused
 	}
 	cl := c.q.class(w.prio)
-	latency, gap := c.unit(), c.gap()
+	latency, gap := max(c.unit(), shortest), c.gap()
 	ahead := float64(c.q.ahead(w.prio))
 	higher := 0.0
 	for _, o := range c.q.classes {
@@ -53,11 +56,12 @@ func (c *core) room(now int64, w *waiter) verdict {
 		higher += o.share
 	}
 	est := ahead * gap / max(1-higher, 0.02)
-	bound := max(burstWait*latency, burstQueue*gap)
+	bound := max(burstWait*latency, burstQueue*gap, quickBurst)
 	shed := c.shed(now, cl)
 	if shed > 0 {
 		bound = min(bound, max((tightWait+slackWait/shed)*latency, tightQueue*gap))
 	}
+	bound = max(bound, quickWait)
 	if c.ctl.starting && c.ctl.baseN < 50 {
 		// Nothing is known yet, neither what a request takes nor how many can run:
 		// the limit is on its way up, and a first burst waits for that.
@@ -67,7 +71,7 @@ func (c *core) room(now int64, w *waiter) verdict {
 	// to be got rid of, nobody is sent away for that.
 	last := bound
 	if shed < newestAbove {
-		last *= lenient
+		last = max(last*lenient, stallWait)
 	}
 	if c.maxWait > 0 {
 		last = min(last, float64(c.maxWait))
