@@ -111,9 +111,7 @@ func TestGoodputComesNearTheBestFixedLimit(t *testing.T) {
 				}
 				c := measure(r, 0, load, 6)
 				table("%s %4.1fx  %v (best fixed %.1f)\n", r.name, load, c, best)
-				// 3 % is the aim. The best of several limits is also the luckiest,
-				// which over these few seeds is worth another 1 to 2 %.
-				require.GreaterOrEqual(t, c.good, 0.95*best, "goodput at %vx", load)
+				require.GreaterOrEqual(t, c.good, 0.97*best, "goodput at %vx", load)
 			}
 		})
 	}
