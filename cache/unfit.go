@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// Hit-for-miss: what was not fit to share the last time it was asked for is
+// passed on without a flight, until its answers are.
+
 // An unfitKey is a key whose answers are not shared, so that nobody waits for
 // another's in vain (hit-for-miss).
 type unfitKey struct {
