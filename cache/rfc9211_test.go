@@ -1,5 +1,7 @@
 package cache_test
 
+import "github.com/go-spillway/spillway/cache"
+
 // moreRules are those that are easily forgotten, and those of RFC 9211 and 9213.
 var moreRules = []rule{
 	{section: "9111 §3", says: "s-maxage says nothing to a private cache", private: true, steps: []step{
@@ -38,6 +40,29 @@ var moreRules = []rule{
 		{ask: `If-Modified-Since: Sunday, 06-Nov-94 08:49:37 GMT`, want: "304"}, {ask: `If-Modified-Since: Sun Nov  6 08:49:37 1994`, want: "304"},
 		{ask: `If-Modified-Since: Sun Nov  6 08:49:36 1994`, want: "cache"}}},
 
+	{section: "9211 §2", says: "a hit says so, after what the caches before it said", steps: []step{
+		{say: `Cache-Control: max-age=60|Cache-Status: "up"; hit`, want: "origin", has: `Cache-Status: "up"; hit|Cache-Status: Spillway; fwd=uri-miss; stored`},
+		{wait: 9 * sec, want: "cache", has: `Cache-Status: "up"; hit|Cache-Status: Spillway; hit; ttl=51`}}},
+	{section: "9211 §2.2", says: "a forward says why", steps: []step{
+		{say: `Cache-Control: max-age=1|Etag: "a"`, want: "origin"},
+		{wait: 2 * sec, conf: true, want: "origin", code: 200, has: "Cache-Status: Spillway; fwd=stale; fwd-status=304; stored"},
+		{method: "POST", want: "origin"},
+		{say: "Cache-Control: private", want: "origin", has: "Cache-Status: Spillway; fwd=uri-miss; detail=private"}}},
+	{section: "9211 §2.2", says: "another variant is a vary-miss", steps: []step{
+		{ask: "Foo: 1", say: "Cache-Control: max-age=60|Vary: Foo", want: "origin", has: "Cache-Status: Spillway; fwd=uri-miss; stored"},
+		{ask: "Foo: 2", say: "Cache-Control: max-age=60|Vary: Foo", want: "origin", has: "Cache-Status: Spillway; fwd=vary-miss; stored"}}},
+	{section: "9211 §2", says: "the name is a string if it is no token", cfg: cache.Config{StatusName: `my "cache"`}, steps: []step{
+		{want: "origin", has: `Cache-Status: "my \"cache\""; fwd=uri-miss; detail=no-freshness`}}},
+	{section: "9213 §2.2", says: "a targeted field goes before Cache-Control and Expires", steps: two("CDN-Cache-Control: max-age=60|Cache-Control: no-store|Expires: 0", "cache")},
+	{section: "9213 §2.2", says: "it goes before them when it restricts", steps: two("CDN-Cache-Control: max-age=0|Cache-Control: max-age=60|Expires: {1h}", "origin")},
+	{section: "9213 §2.2", says: "an invalid one is ignored whole", steps: two("CDN-Cache-Control: max-age=60, &&&|Cache-Control: no-store", "origin")},
+	{section: "9213 §2.2", says: "an empty one is ignored", steps: two("CDN-Cache-Control: |Cache-Control: max-age=60", "cache")},
+	{section: "9213 §2.1", says: "a value of the wrong type is ignored", steps: two(`CDN-Cache-Control: max-age="60"|Cache-Control: max-age=60`, "origin")},
+	{section: "9213 §2.1", says: "parameters are ignored", steps: two("CDN-Cache-Control: max-age=60;foo=bar, ext;a", "cache")},
+	{section: "9213 §2.1", says: "keys are in lower case", steps: two("CDN-Cache-Control: Max-Age=60|Cache-Control: max-age=0", "origin")},
+	{section: "9213 §2.2", says: "the first of the targets that is valid counts", cfg: cache.Config{Targets: []string{"Mine-Cache-Control", "CDN-Cache-Control"}},
+		steps: two("Mine-Cache-Control: max-age=60|CDN-Cache-Control: no-store", "cache")},
+	{section: "9213 §2", says: "a private cache ignores it", private: true, steps: two("CDN-Cache-Control: max-age=60|Cache-Control: no-store", "origin")},
 	{section: "9211 §2.2", says: "fwd=request is what the client wanted", steps: []step{
 		{say: "Cache-Control: max-age=60", want: "origin"},
 		{ask: "Cache-Control: no-cache", say: "Cache-Control: max-age=60", want: "origin", has: "Cache-Status: Spillway; fwd=request; stored"}}},
