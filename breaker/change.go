@@ -10,10 +10,10 @@ import (
 
 // A Change is a change of one circuit's state.
 type Change struct {
+	At       time.Time
 	Name     string // Config.Name
 	Key      string // of the circuit; "" for the Breaker's own
 	From, To State
-	At       time.Time
 	Why      string // "12 of 20 calls failed"
 }
 

@@ -54,26 +54,36 @@ func (l *Limiter) Stats() Stats {
 // concurrent use.
 func (l *Limiter) Collect(emit func(name, help, kind string, value float64, labels ...string)) {
 	s, name := l.Stats(), l.cfg.Name
-	const requests, help = "spillway_ratelimit_requests_total", "Requests decided, by outcome; dry_run is those let through that would have been denied."
-	emit(requests, help, "counter", float64(s.Allowed), "policy", name, "outcome", "allowed")
-	emit(requests, help, "counter", float64(s.Refused), "policy", name, "outcome", "denied")
-	emit(requests, help, "counter", float64(s.WouldRefuse), "policy", name, "outcome", "dry_run")
-	emit(requests, help, "counter", float64(s.FailedOpen), "policy", name, "outcome", "failed_open")
-	emit(requests, help, "counter", float64(s.FailedClosed), "policy", name, "outcome", "failed_closed")
-	emit("spillway_ratelimit_keys", "Buckets in memory.", "gauge", float64(s.Keys), "policy", name)
-	emit("spillway_ratelimit_evictions_total", "Full buckets forgotten to make room.", "counter", float64(s.Forgotten), "policy", name)
-	emit("spillway_ratelimit_overflowed_total", "Requests that drew from an overflow bucket because the table was full of debts.", "counter", float64(s.Overflowed), "policy", name)
+	one := func(metric, help, kind string, value float64) {
+		emit("spillway_ratelimit_"+metric, help, kind, value, "policy", name)
+	}
+	for _, o := range []struct {
+		outcome string
+		n       uint64
+	}{
+		{"allowed", s.Allowed}, {"denied", s.Refused}, {"dry_run", s.WouldRefuse},
+		{"failed_open", s.FailedOpen}, {"failed_closed", s.FailedClosed},
+	} {
+		emit("spillway_ratelimit_requests_total",
+			"Requests decided, by outcome; dry_run is those let through that would have been denied.",
+			"counter", float64(o.n), "policy", name, "outcome", o.outcome)
+	}
+	one("keys", "Buckets in memory.", "gauge", float64(s.Keys))
+	one("evictions_total", "Full buckets forgotten to make room.", "counter", float64(s.Forgotten))
+	one("overflowed_total", "Requests that drew from an overflow bucket because the table was full of debts.",
+		"counter", float64(s.Overflowed))
 	if l.shared != nil {
 		up := 1.0
 		if l.shared.down.Load() != nil {
 			up = 0
 		}
-		emit("spillway_ratelimit_store_up", "Whether the shared store answers.", "gauge", up, "policy", name)
-		emit("spillway_ratelimit_store_errors_total", "Calls of the shared store that failed or were late.", "counter", float64(s.StoreErrors), "policy", name)
-		emit("spillway_ratelimit_degraded_total", "Decisions made without the shared store.", "counter", float64(s.Degraded), "policy", name)
+		one("store_up", "Whether the shared store answers.", "gauge", up)
+		one("store_errors_total", "Calls of the shared store that failed or were late.", "counter", float64(s.StoreErrors))
+		one("degraded_total", "Decisions made without the shared store.", "counter", float64(s.Degraded))
 	}
 	l.waits.collect(emit, name)
-	emit("spillway_ratelimit_errors_total", "Invalid rates and costs from hooks, and hooks that panicked.", "counter", float64(s.Errors+s.Panics), "policy", name)
+	one("errors_total", "Invalid rates and costs from hooks.", "counter", float64(s.Errors))
+	one("hook_panics_total", "Panics in hooks of the configuration.", "counter", float64(s.Panics))
 }
 
 // Conditions yields what is not normal right now: a subject and a sentence.
