@@ -219,12 +219,14 @@ const (
 func eachDirective(lines []string, f func(name, value string, form directiveForm)) {
 	for _, s := range lines {
 		for s != "" {
-			s = strings.TrimLeft(s, " \t,")
-			i := strings.IndexAny(s, ",=")
-			if i < 0 {
-				i = len(s)
+			for s != "" && (isOWS(s[0]) || s[0] == ',') {
+				s = s[1:]
 			}
-			name := strings.TrimRight(s[:i], " \t")
+			i := 0
+			for i < len(s) && s[i] != ',' && s[i] != '=' {
+				i++
+			}
+			name := trimRightOWS(s[:i])
 			form := formBare
 			if !isToken(name) {
 				form = formMalformed
@@ -261,7 +263,7 @@ func directiveValue(s string) (value, rest string, ok bool) {
 		if i < 0 {
 			i = len(s)
 		}
-		value = strings.TrimRight(s[:i], " \t")
+		value = trimRightOWS(s[:i])
 		return value, s[i:], isToken(value)
 	}
 	var b strings.Builder
@@ -306,6 +308,18 @@ func fieldNames(list string) []string {
 	return names
 }
 
+// isOWS and trimRightOWS are about optional whitespace (RFC 9110 §5.6.3). Package
+// strings makes a set for two characters each time, and this is read on each
+// miss.
+func isOWS(c byte) bool { return c == ' ' || c == '\t' }
+
+func trimRightOWS(s string) string {
+	for s != "" && isOWS(s[len(s)-1]) {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
 // isToken reports whether s is a token (RFC 9110 §5.6.2).
 func isToken(s string) bool {
 	for i := 0; i < len(s); i++ {
@@ -317,7 +331,7 @@ func isToken(s string) bool {
 }
 
 func isTchar(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
+	return 'a' <= c && c <= 'z' || c == '-' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
 		strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
 
