@@ -34,14 +34,19 @@ func (s *Shedder) Collect(emit func(name, help, kind string, value float64, labe
 	emit(wait+"_sum", "How long those waited who had to.", "histogram", time.Duration(s.waits.sum.Load()).Seconds(), "shedder", s.name)
 	emit(wait+"_count", "How long those waited who had to.", "histogram", float64(n), "shedder", s.name)
 	st := s.Stats()
-	emit("spillway_degrade_throttled_total", "Outgoing requests held back because their server refuses.", "counter", float64(st.Throttled), "shedder", s.name)
+	emit("spillway_degrade_throttled_total", "Outgoing requests held back because their server refuses.",
+		"counter", float64(st.Throttled), "shedder", s.name)
+	emit("spillway_degrade_hook_panics_total", "Panics in hooks of the configuration.",
+		"counter", float64(st.HookPanics), "shedder", s.name)
 	gauge := func(name, help string, v float64) { emit(name, help, "gauge", v, "shedder", s.name) }
 	gauge("spillway_degrade_inflight", "Requests running.", float64(st.InFlight))
 	gauge("spillway_degrade_queued", "Requests waiting.", float64(st.Waiting))
 	gauge("spillway_degrade_limit", "Requests that may run at once.", float64(st.Limit))
 	gauge("spillway_degrade_streams", "Long-lived requests open.", float64(st.Streams))
-	gauge("spillway_degrade_demand", "Slots that all who came lately would have kept busy: running, waiting, and refused per second times seconds each.", st.Demand)
-	gauge("spillway_degrade_saturation_ratio", "Running and waiting over the limit.", float64(st.InFlight+st.Waiting)/float64(st.Limit))
+	gauge("spillway_degrade_demand",
+		"Slots that all who came lately would have kept busy: running, waiting, and refused per second times seconds each.", st.Demand)
+	gauge("spillway_degrade_saturation_ratio", "Running and waiting over the limit.",
+		float64(st.InFlight+st.Waiting)/float64(st.Limit))
 	gauge("spillway_degrade_pressure", "Demand over the limit; above 1 requests are refused.", st.Pressure)
 	gauge("spillway_degrade_latency_seconds", "What running takes, lately.", st.Latency.Seconds())
 }

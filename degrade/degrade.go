@@ -300,7 +300,7 @@ func (s *Shedder) Pressure() float64 {
 // Requests that run are not disturbed.
 func (s *Shedder) SetLimit(n int) error {
 	if n < 0 || n > maxSlots {
-		return fmt.Errorf("degrade: SetLimit(%d), must be 0 (adaptive) to %d", n, maxSlots)
+		return fmt.Errorf("degrade: SetLimit: n is %d, must be 0 (adaptive) to %d", n, maxSlots)
 	}
 	s.core.fix(s.now(), n)
 	return nil

@@ -32,14 +32,14 @@ func (s *Switch) Feature(name string, off Level) *Feature {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if name == "" || name == "level" {
-		panic(fmt.Sprintf("degrade: Feature(%q): not a name for a feature", name))
+		panic(fmt.Sprintf("degrade: Feature: name is %q, must not be empty or \"level\"", name))
 	}
 	if off < 1 || off > maxLevel {
-		panic(fmt.Sprintf("degrade: Feature(%q, %d): level must be 1 to %d", name, int(off), maxLevel))
+		panic(fmt.Sprintf("degrade: Feature: level of %q is %d, must be 1 to %d", name, int(off), maxLevel))
 	}
 	for _, f := range s.features {
 		if f.name == name {
-			panic(fmt.Sprintf("degrade: Feature(%q): registered twice", name))
+			panic(fmt.Sprintf("degrade: Feature: name is %q, must not be registered twice", name))
 		}
 	}
 	f := &Feature{sw: s, i: len(s.features), name: name, off: off}

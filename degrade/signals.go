@@ -1,6 +1,7 @@
 package degrade
 
 import (
+	"fmt"
 	"math"
 	"runtime/debug"
 	"runtime/metrics"
@@ -15,7 +16,7 @@ import (
 // where averages of the processor's use take ten.
 func SchedulerPressure(target time.Duration) func() float64 {
 	if target <= 0 {
-		panic("degrade: SchedulerPressure: target must be positive")
+		panic(fmt.Sprintf("degrade: SchedulerPressure: target is %v, must be positive", target))
 	}
 	var mu sync.Mutex
 	var before []uint64
@@ -65,7 +66,7 @@ func quantileSince(last, now []uint64, bounds []float64, q float64) float64 {
 // a limit it has nothing to say.
 func MemoryPressure(share float64) func() float64 {
 	if !(share > 0 && share <= 1) {
-		panic("degrade: MemoryPressure: share must be above 0 and at most 1")
+		panic(fmt.Sprintf("degrade: MemoryPressure: share is %v, must be above 0 and at most 1", share))
 	}
 	return func() float64 {
 		limit := debug.SetMemoryLimit(-1)

@@ -214,7 +214,10 @@ type SwitchStats struct {
 func (s *Switch) Stats() SwitchStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return SwitchStats{Level: s.now.Load().level, Automatic: s.level, Pressure: s.auto.pressure, Changes: s.changes, Degraded: s.degraded.Load(), HookPanics: s.panics.Load()}
+	return SwitchStats{
+		Level: s.now.Load().level, Automatic: s.level, Pressure: s.auto.pressure,
+		Changes: s.changes, Degraded: s.degraded.Load(), HookPanics: s.panics.Load(),
+	}
 }
 
 // Level returns the level that is in force.
