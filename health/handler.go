@@ -157,10 +157,14 @@ func (h *Checker) serve(w http.ResponseWriter, r *http.Request, next http.Handle
 	if h.phase.Load() != int32(Serving) {
 		h.lastArrival.Store(start)
 	}
-	if r.Context().Value(drainingKey{}) == nil {
-		r = r.WithContext(context.WithValue(r.Context(), drainingKey{}, h))
+	var sw *writer
+	if r.Context().Value(drainingKey{}) == nil { // the server isn't ours
+		v := &visit{Context: r.Context(), writer: writer{ResponseWriter: w, h: h}}
+		v.r = *r.WithContext(v)
+		r, sw = &v.r, &v.writer
+	} else {
+		sw = &writer{ResponseWriter: w, h: h}
 	}
-	sw := &writer{ResponseWriter: w, h: h}
 	returned := false
 	defer func() {
 		if returned && sw.status == 0 && !sw.hijacked {
@@ -190,6 +194,23 @@ func (h *Checker) serve(w http.ResponseWriter, r *http.Request, next http.Handle
 
 // drainingKey is the context key of the Checker that a request came through.
 type drainingKey struct{}
+
+// A visit is a request to a server that isn't run by [Checker.Serve]: a context
+// that says which Checker it came through, the request with that context, and
+// its writer, in one allocation.
+type visit struct {
+	context.Context
+	r      http.Request
+	writer writer
+}
+
+// Value returns the Checker for its key.
+func (v *visit) Value(key any) any {
+	if key == any(drainingKey{}) {
+		return v.writer.h
+	}
+	return v.Context.Value(key)
+}
 
 // DrainStarted returns a channel that is closed when the service starts to
 // drain. It is for handlers that live long, such as streams of events and

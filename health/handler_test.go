@@ -287,6 +287,18 @@ func TestAProbeDoesNotAllocate(t *testing.T) {
 	}
 }
 
+func TestARequestAllocatesOnceWhateverServerItCameTo(t *testing.T) {
+	front := health.MustNew(health.Config{}).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if health.DrainStarted(r.Context()) == nil {
+			t.Error("the request does not know where it came through")
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	w := &bare{header: http.Header{}}
+	r := httptest.NewRequest("GET", "/", nil)
+	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() { front.ServeHTTP(w, r) }), 1.0)
+}
+
 func TestARequestThatPanicsIsCountedAndThePanicGoesOn(t *testing.T) {
 	h := health.MustNew(health.Config{})
 	front := h.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
