@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"strconv"
 	"time"
@@ -75,11 +76,11 @@ type limit struct {
 	rate     Rate   // with Burst filled in
 	period   uint64 // Per in ticks
 	requests uint64
-	every    int64   // ticks per token, rounded up
-	exact    bool    // no rounding was needed
-	most     int64   // a cost beyond this many tokens is maxDebt
-	inverse  float64 // tokens per tick
-	room     int64   // how far a bucket's due time may run ahead of the clock
+	every    int64  // ticks per token, rounded up
+	exact    bool   // no rounding was needed
+	most     int64  // a cost beyond this many tokens is maxDebt
+	inverse  uint64 // 2^64 / every, rounded down
+	room     int64  // how far a bucket's due time may run ahead of the clock
 
 	policy string // name of the policy in header fields
 	item   string // `"name"`, the start of this policy's RateLimit item
@@ -143,7 +144,7 @@ func newLimit(what string, rate Rate) (*limit, error) {
 		bad(".Burst is %d, takes more than a year to refill at %d per %v", rate.Burst, rate.Requests, rate.Per)
 		return nil, errors.Join(errs...)
 	}
-	l.most, l.inverse = maxDebt/l.every, 1/float64(l.every)
+	l.most, l.inverse = maxDebt/l.every, math.MaxUint64/uint64(l.every)
 	l.room = int64(l.grid(uint64(rate.Burst)))
 	if !l.exact {
 		l.room += 2 // what the grid may round away, a thirtieth of a nanosecond
@@ -187,10 +188,11 @@ func (l *limit) remaining(debt int64) int {
 	if !l.exact || left <= 0 {
 		return l.remainingInexact(left)
 	}
-	n := int64(float64(left) * l.inverse) // a division takes longer, but is never off by one
-	if over := left - n*l.every; over < 0 {
-		n--
-	} else if over >= l.every {
+	// A division takes longer. This quotient is right or one too small, since left
+	// is below 2^63.
+	hi, _ := bits.Mul64(uint64(left), l.inverse)
+	n := int64(hi)
+	if left-n*l.every >= l.every {
 		n++
 	}
 	return int(n)
