@@ -94,16 +94,16 @@ type Config struct {
 	NoCacheStatus bool
 
 	// MaxBytes bounds the memory that stored responses take, with headers,
-	// keys and index. Zero means 64 MiB. Responses on their way may take as
+	// keys and index. Default 64 MiB. Responses on their way may take as
 	// much as a quarter of it besides.
 	MaxBytes int64
 
 	// MaxBodyBytes is the largest body that is kept. Larger ones pass through
-	// without being held in memory. Zero means a sixteenth of MaxBytes.
+	// without being held in memory. Default a sixteenth of MaxBytes.
 	MaxBodyBytes int64
 
 	// MaxVariants is how many responses to one URL are kept that differ by
-	// what their Vary names. Zero means 16.
+	// what their Vary names. Default 16.
 	MaxVariants int
 
 	// TTL is how long a response is fresh that does not say so itself, and
@@ -164,19 +164,19 @@ type Config struct {
 	NoCollapse bool
 
 	// HitForMiss is for how long requests do not wait for one another after an
-	// answer that could not be shared. Zero means 10 s, negative never.
+	// answer that could not be shared. Default 10 seconds; negative means never.
 	HitForMiss time.Duration
 
 	// FillTimeout is how long the handler may take until the header, when it
 	// is called for several requests; its context then ends. If it does not
 	// heed that, those who wait get what is stale or 504, a moment later. A
-	// revalidation in the background has as long for all of its response. Zero
-	// means 30 s, negative no limit.
+	// revalidation in the background has as long for all of its response.
+	// Default 30 seconds; negative means no limit.
 	FillTimeout time.Duration
 
 	// Store is a second tier, which processes share. It is read when memory
 	// has nothing, and written in the background. Nil means none. Every call
-	// ends after StoreTimeout (zero means 50 ms); a store that fails is left
+	// ends after StoreTimeout (default 50 ms); a store that fails is left
 	// alone for seconds at a time. StorePrefix begins all keys in it; default
 	// "spillway:cache:" and Name.
 	Store        Store

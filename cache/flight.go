@@ -12,8 +12,9 @@ var (
 	errNobodyLeft  = errors.New("cache: every client that waited for this response has gone")
 	errFillTimeout = errors.New("cache: no response within Config.FillTimeout")
 
-	// ErrClosed is why the context of a revalidation in the background ended
-	// when the Cache was closed.
+	// ErrClosed is what a Loader returns when a value would have to be loaded
+	// after [Loader.Close], and why the context of a revalidation in the
+	// background ended when the Cache was closed.
 	ErrClosed = errors.New("cache: closed")
 )
 

@@ -261,7 +261,7 @@ func TestLoaderRefusesAConfigurationFieldByField(t *testing.T) {
 		"cache: LoaderConfig.StoreTimeout is -1ns, must not be negative",
 		`cache: LoaderConfig.Name is "", must be set with Store, without ':' and '#'`,
 		"cache: LoaderConfig.LockTTL is -1ns, must not be negative",
-		"cache: LoaderConfig.Encode and Decode is one, must be set together",
+		"cache: LoaderConfig.Decode is nil, must be set with Encode",
 		"cache: LoaderConfig.EarlyBeta is NaN, must be a finite number",
 		"cache: LoaderConfig.Cost is nil, must be set with MaxCost",
 		"cache: LoaderConfig.MaxEntries is 1, must not be set together with MaxCost",

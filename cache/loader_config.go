@@ -16,10 +16,6 @@ import (
 // error that is ErrNotFound to [errors.Is].
 var ErrNotFound = errors.New("cache: not found")
 
-// ErrLoaderClosed is returned when a value would have to be loaded after
-// [Loader.Close].
-var ErrLoaderClosed = errors.New("cache: loader is closed")
-
 // LoaderConfig configures a [Loader]. Load or LoadMany is required. Every other
 // zero field is its default.
 type LoaderConfig[K comparable, V any] struct {
@@ -189,7 +185,11 @@ func (c *LoaderConfig[K, V]) check() error {
 		bad("LockTTL", c.LockTTL, "not be negative")
 	}
 	if (c.Encode == nil) != (c.Decode == nil) {
-		bad("Encode and Decode", "one", "be set together")
+		name, other := "Encode", "Decode"
+		if c.Encode != nil {
+			name, other = other, name
+		}
+		bad(name, "nil", "be set with "+other)
 	}
 	if !(c.Jitter < 1) {
 		bad("Jitter", c.Jitter, "be less than 1")

@@ -58,7 +58,7 @@ func (l *Loader[K, V]) miss(ctx context.Context, s *loaderShard[K, V], hash uint
 		return e.answer()
 	case f == nil:
 		var zero V
-		return zero, ErrLoaderClosed
+		return zero, ErrClosed
 	case first:
 		l.launch(f)
 	}
@@ -134,7 +134,7 @@ func (l *Loader[K, V]) takeOff(ctx context.Context, s *loaderShard[K, V], hash u
 // and on Close.
 func (l *Loader[K, V]) detach(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(l.closing, func() { cancel(ErrLoaderClosed) })
+	stop := context.AfterFunc(l.closing, func() { cancel(ErrClosed) })
 	free := context.CancelFunc(func() {})
 	if l.cfg.LoadTimeout > 0 {
 		ctx, free = context.WithTimeoutCause(ctx, l.cfg.LoadTimeout, l.timeout)
@@ -301,7 +301,7 @@ func (l *Loader[K, V]) land(f *loaderFlight[K, V], r *loaderResult[K, V]) {
 // served isn't reloaded for a while; otherwise the error itself may be kept.
 // The mutex of the shard is held.
 func (l *Loader[K, V]) backOff(s *loaderShard[K, V], key K, hash uint64, err error) {
-	if errors.Is(err, ErrLoaderClosed) {
+	if errors.Is(err, ErrClosed) {
 		return
 	}
 	now := l.now()

@@ -55,7 +55,7 @@ func (l *Loader[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
 			value, err := e.answer()
 			put(key, value, err)
 		case f == nil:
-			put(key, *new(V), ErrLoaderClosed)
+			put(key, *new(V), ErrClosed)
 		default:
 			waiting = append(waiting, f)
 			if my {

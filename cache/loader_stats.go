@@ -168,7 +168,7 @@ func (l *Loader[K, V]) count(f *loaderFlight[K, V], r *loaderResult[K, V]) {
 	default:
 		c.failures.Add(1)
 	}
-	if !errors.Is(r.err, ErrLoaderClosed) {
+	if !errors.Is(r.err, ErrClosed) {
 		l.log.source(l.cfg.Name, r.err, r.answered())
 	}
 }
