@@ -36,7 +36,7 @@ type parts struct {
 func newParts() *parts {
 	return &parts{
 		health: health.MustNew(health.Config{}),
-		lim:    ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(1_000_000), Key: ratelimit.ClientIP()}),
+		lim:    ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(100_000_000), Key: ratelimit.ClientIP()}),
 		pages:  cache.MustNew(cache.Config{}),
 		shed:   degrade.MustNew(degrade.Config{MinLimit: 64}),
 		sw:     degrade.MustNewSwitch(degrade.SwitchConfig{}),
