@@ -12,11 +12,13 @@
 //	go run -C examples/flood . -svg flood.svg   # the picture in the README, too
 //	go run -C examples/flood . -target http://127.0.0.1:8080/fast -rate 200   # flood a service of yours
 //
-// It needs a Unix, because a backend hangs by SIGSTOP. The part to copy is
-// chain.go: the shop with all six parts before and behind it. shop.go and
-// backend.go are the service and its model, script.go what happens to it,
-// load.go the load generator, measure.go and scrape.go what is measured,
-// view.go the table, report.go, page.go, plot.go and svg.go the report.
+// It needs a Unix, because a backend hangs by SIGSTOP. It is longer than an
+// example should be because it brings the shop, its backends, the flood and
+// the report. The part to copy is chain.go: the shop with all six parts before
+// and behind it. shop.go and backend.go are the service and its model,
+// script.go what happens to it, load.go the load generator, measure.go and
+// scrape.go what is measured, view.go the table, report.go, page.go, plot.go
+// and svg.go the report.
 package main
 
 import (
