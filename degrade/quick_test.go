@@ -18,6 +18,9 @@ import (
 // hold slots all the same: that is the scheduler's queue, which is no reason to
 // refuse anybody. Each client waits for its answer before it asks again.
 func TestQuickHandlersAreNotRefusedBecauseTheProcessorIsBusy(t *testing.T) {
+	if testing.Short() {
+		t.Skip("under the race detector these handlers are not quick")
+	}
 	shed := degrade.MustNew(degrade.Config{})
 	var sink sync.Map
 	h := shed.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
