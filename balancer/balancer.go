@@ -37,8 +37,8 @@
 //     service has them too. What is above is what turns a failure into a storm.
 //   - 500 is not retried: it may be what the request deserves. See Retry.When
 //     and the example of a bad deploy.
-//   - Hedging is off, since it sends work twice, to backends that may be short
-//     of it or not.
+//   - Hedging is off, since it sends work twice, also to backends that have more
+//     than they can do.
 //
 // # What it costs
 //

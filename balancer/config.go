@@ -105,9 +105,10 @@ type Config struct {
 	MaxConnAge time.Duration
 
 	// Verdict judges a backend by its answer. Exactly one of its arguments is
-	// nil, and it must leave the response's body alone. Nil means that errors and the statuses 500, 502, 503
-	// and 504 are failures, and 429 and 503 with Retry-After are refusals. A
-	// client that went away is always Ignored, and not asked about.
+	// nil, and it must leave the response's body alone. Nil means that errors
+	// and the statuses 500, 502, 503 and 504 are failures, and 429 and 503 with
+	// Retry-After are refusals. A client that went away is always Ignored, and
+	// not asked about.
 	Verdict func(*http.Response, error) Verdict
 
 	// TrustedProxies are where the X-Forwarded fields of a request are
@@ -213,10 +214,9 @@ func (cfg *Config) check() error {
 	cfg.Retry.check(bad, period)
 	cfg.Hedge.check(bad, period, share)
 	cfg.Sticky.check(bad, period)
-	for _, p := range cfg.TrustedProxies {
+	for i, p := range cfg.TrustedProxies {
 		if !p.IsValid() {
-			bad("TrustedProxies has a prefix that is not valid")
-			break
+			bad("TrustedProxies[%d] is %v, must be a valid one", i, p)
 		}
 	}
 	return errors.Join(errs...)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -416,6 +417,35 @@ func TestUnreachableBackendMakesDiscoveryLookAgain(t *testing.T) {
 	rt := b.Transport(nil)
 	require.Eventually(t, func() bool { return do(rt, http.MethodGet) == 200 }, 20*time.Second, 10*time.Millisecond)
 	require.GreaterOrEqual(t, calls.Load(), int64(2), "long before the hour is over")
+}
+
+// The same in a bubble, where it can be said when, and how often.
+func TestDiscoveryLooksAgainOnceForABackendThatCannotBeReached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		b := must(t, balancer.Config{DiscoverEvery: time.Hour, Discover: func(context.Context) ([]balancer.Backend, error) {
+			return balancer.URLs([]string{"http://gone", "http://good"}[min(calls.Add(1)-1, 1)]), nil
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { _ = b.Run(ctx); close(done) }()
+		defer func() { cancel(); <-done }()
+		rt := b.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Host == "gone" {
+				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+			}
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}, nil
+		}))
+		time.Sleep(500 * time.Millisecond)
+		require.Zero(t, do(rt, http.MethodGet))
+		time.Sleep(499 * time.Millisecond)
+		require.EqualValues(t, 1, calls.Load(), "not more than once a second")
+		time.Sleep(2 * time.Millisecond)
+		require.EqualValues(t, 2, calls.Load())
+		require.Equal(t, 200, do(rt, http.MethodGet))
+		time.Sleep(50 * time.Minute)
+		require.EqualValues(t, 2, calls.Load(), "and no more before the hour is over")
+	})
 }
 
 func TestFileListsBackends(t *testing.T) {

@@ -203,7 +203,7 @@ func (b *Balancer) conclude(e *Endpoint, now time.Duration, err error) {
 			e.probeStreak, e.probeDown = 0, down
 			if !down {
 				e.startWarm(now, b.cfg.SlowStart)
-				e.outUntil = min(e.outUntil, now) // it was down and is another now, whatever its record
+				e.outUntil = min(e.outUntil, now) // it was down, perhaps restarted: its record is another's
 			}
 		}
 	}

@@ -167,17 +167,25 @@ func TestPerTryTimeoutRescuesFromABackendThatHangs(t *testing.T) {
 
 func TestPerTryTimeoutDoesNotCutABodyOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := must(t, balancer.Config{Backends: many(1), Retry: balancer.Retry{PerTry: time.Second}})
-		req, _ := http.NewRequest(http.MethodGet, "http://x/", nil)
-		resp, err := b.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+		late := roundTripper(func(r *http.Request) (*http.Response, error) {
 			time.Sleep(999 * time.Millisecond)
 			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(lateReader{r.Context()})}, nil
-		})).RoundTrip(req)
+		})
+		b := must(t, balancer.Config{
+			Backends: many(1), Retry: balancer.Retry{PerTry: time.Second},
+			Wrap: func(balancer.Backend, http.RoundTripper) http.RoundTripper { return late },
+		})
+		req, _ := http.NewRequest(http.MethodGet, "http://x/", nil)
+		resp, err := b.Transport(nil).RoundTrip(req)
 		require.NoError(t, err)
 		body, err := io.ReadAll(resp.Body)
 		require.NoError(t, err)
 		require.Equal(t, "late", string(body))
 		require.NoError(t, resp.Body.Close())
+
+		w := get(t, b.Proxy(), "/")
+		require.Equal(t, 200, w.Code)
+		require.Equal(t, "late", w.Body.String())
 	})
 }
 

@@ -1,14 +1,12 @@
 package balancer
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"math"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httputil"
 	"slices"
 	"strings"
 	"sync"
@@ -265,47 +263,3 @@ func (s *Splitter) Stats() []SplitStats {
 
 // Changes yields the last changes of the shares, at most 64, oldest first.
 func (s *Splitter) Changes() iter.Seq2[time.Time, string] { return changesOf(&s.mu, &s.log) }
-
-// Transport returns a RoundTripper that sends each request through the pool
-// that it belongs to, by that pool's own Config.Transport.
-func (s *Splitter) Transport() http.RoundTripper { return splitTransport{s} }
-
-type splitTransport struct{ s *Splitter }
-
-func (t splitTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if b, ok := req.Context().Value(poolKey{}).(*Balancer); ok {
-		return b.own().RoundTrip(req)
-	}
-	return t.s.Pick(req).own().RoundTrip(req)
-}
-
-func (t splitTransport) CloseIdleConnections() {
-	for _, x := range t.s.plan.Load().shares {
-		x.Pool.own().CloseIdleConnections()
-	}
-}
-
-// Proxy returns a reverse proxy to the pools; see [Balancer.Proxy]. The pool
-// that a request goes to also decides which proxies are trusted and how errors
-// are answered.
-func (s *Splitter) Proxy() *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{
-		BufferPool: new(buffers),
-		Transport:  splitTransport{s},
-		Rewrite: func(pr *httputil.ProxyRequest) {
-			b := s.Pick(pr.In)
-			pr.Out = pr.Out.WithContext(context.WithValue(pr.Out.Context(), poolKey{}, b))
-			b.rewrite(pr)
-		},
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			b, ok := r.Context().Value(poolKey{}).(*Balancer)
-			if !ok {
-				b, _ = s.plan.Load().pick(r, s.key)
-			}
-			b.answerError(w, r, err)
-		},
-	}
-}
-
-// poolKey is the context key of the pool that the proxy has picked.
-type poolKey struct{}

@@ -3,6 +3,7 @@ package balancer_test
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -190,6 +191,31 @@ func TestStickyClientMovesWhenItsBackendIsOutAndStaysThere(t *testing.T) {
 	}))
 	got, _ = ask(rt2, cookie)
 	require.Equal(t, home, got)
+}
+
+func TestASplittersIdleConnectionsAreClosedInAllItsPools(t *testing.T) {
+	closed := make(chan string, 2)
+	watched := func(name string) *balancer.Balancer {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateClosed {
+				closed <- name
+			}
+		}
+		s.Start()
+		t.Cleanup(s.Close)
+		return pool(t, balancer.Config{Name: name, Backends: balancer.URLs(s.URL)})
+	}
+	s := balancer.MustNewSplit(balancer.SplitConfig{
+		Shares: []balancer.Share{{Pool: watched("stable"), Weight: 1}},
+		Rules:  []balancer.Rule{{When: func(r *http.Request) bool { return r.Method == http.MethodHead }, To: watched("testers")}},
+	})
+	rt := s.Transport()
+	require.Equal(t, 200, do(rt, http.MethodGet))
+	require.Equal(t, 200, do(rt, http.MethodHead))
+	rt.(interface{ CloseIdleConnections() }).CloseIdleConnections()
+	require.Eventually(t, func() bool { return len(closed) == 2 }, 10*time.Second, time.Millisecond)
+	require.ElementsMatch(t, []string{"stable", "testers"}, []string{<-closed, <-closed})
 }
 
 func TestASplitterCountsWhatEachPoolGetsAndWhy(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -214,7 +215,7 @@ func TestHooksAndCallbacksMayUseTheBalancer(t *testing.T) {
 
 func TestConfigErrorsNameFieldValueAndRule(t *testing.T) {
 	_, err := balancer.New(balancer.Config{
-		PanicShare: 2, ZoneShare: -1, Subset: 3, Warm: -1, MaxConnAge: -1,
+		PanicShare: 2, ZoneShare: -1, Subset: 3, Warm: -1, MaxConnAge: -1, TrustedProxies: make([]netip.Prefix, 1),
 		Eject:  balancer.Eject{Ratio: 1.5, MaxShare: -0.5, MinRequests: -1, SlowerThan: 0.5, Base: time.Minute, Max: time.Second},
 		Probe:  balancer.Probe{Path: "healthz", Rise: -1, Every: -1},
 		Retry:  balancer.Retry{Max: 8, PerTry: -1},
@@ -240,7 +241,8 @@ balancer: Config.Retry.Max is 8, must be at most 7
 balancer: Config.Retry.PerTry is -1ns, must not be negative
 balancer: Config.Hedge.Quantile is 1, must be from 0 to below 1
 balancer: Config.Sticky.Cookie is "a b", must be a name that a cookie can have
-balancer: Config.Sticky.Secret has 5 bytes, must have at least 16`))
+balancer: Config.Sticky.Secret has 5 bytes, must have at least 16
+balancer: Config.TrustedProxies[0] is invalid Prefix, must be a valid one`))
 	require.PanicsWithError(t, "balancer: Config.Backends is empty, must name a backend unless Discover is set", func() { balancer.MustNew(balancer.Config{}) })
 	require.EqualError(t, must(t, balancer.Config{Backends: many(1)}).SetBackends(), "balancer: SetBackends: backends is empty, must name a backend")
 	require.EqualError(t, must(t, balancer.Config{Backends: many(1)}).SetBackends(balancer.URLs("http://a", "http://a")...),
