@@ -79,15 +79,15 @@ func (b *Balancer) answerError(w http.ResponseWriter, r *http.Request, err error
 	}
 	code, text := http.StatusBadGateway, "the service did not give a valid answer"
 	retry := time.Second
-	var none *NoBackendError
-	var tooBig *http.MaxBytesError
-	var timeout net.Error
+	none, noBackend := errors.AsType[*NoBackendError](err)
+	_, tooBig := errors.AsType[*http.MaxBytesError](err)
+	timeout, network := errors.AsType[net.Error](err)
 	switch {
-	case errors.As(err, &none):
+	case noBackend:
 		code, text, retry = http.StatusServiceUnavailable, "the service is not available at the moment", none.RetryAfter()
-	case errors.As(err, &tooBig):
+	case tooBig:
 		code, text, retry = http.StatusRequestEntityTooLarge, "the request is too large", 0
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), network && timeout.Timeout():
 		code, text = http.StatusGatewayTimeout, "the service did not answer in time"
 	}
 	h := w.Header()

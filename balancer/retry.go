@@ -93,8 +93,8 @@ func idempotent(r *http.Request) bool {
 
 // dialFailed reports whether err says that no connection came about.
 func dialFailed(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }
 
 // errPerTry is the cause of an attempt's end by Retry.PerTry.

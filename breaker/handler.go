@@ -1,11 +1,12 @@
 package breaker
 
 import (
-	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Handler returns a handler that passes requests to next while the circuit lets
@@ -59,7 +60,8 @@ func (f *family) refuseHTTP(w http.ResponseWriter, r *http.Request, e *OpenError
 	var body []byte
 	if wantsJSON(r.Header) {
 		h.Set("Content-Type", "application/problem+json")
-		body, _ = json.Marshal(problem{Title: "Service Unavailable", Status: http.StatusServiceUnavailable, Detail: detail})
+		// RFC 9457; its type is about:blank, the default.
+		body = []byte(`{"title":"Service Unavailable","status":503,"detail":` + quoted(detail) + `}`)
 	} else {
 		h.Set("Content-Type", "text/plain; charset=utf-8")
 		body = []byte(detail)
@@ -70,11 +72,21 @@ func (f *family) refuseHTTP(w http.ResponseWriter, r *http.Request, e *OpenError
 	}
 }
 
-// problem is RFC 9457; its type is about:blank, the default.
-type problem struct {
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail"`
+// quoted returns s as a string of JSON (RFC 8259, section 7). To link
+// encoding/json for the one name in a refusal would double the package.
+func quoted(s string) string {
+	b := []byte{'"'}
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b = append(b, '\\', byte(r))
+		case r < ' ':
+			b = fmt.Appendf(b, `\u%04x`, r)
+		default:
+			b = utf8.AppendRune(b, r)
+		}
+	}
+	return string(append(b, '"'))
 }
 
 // wantsJSON reports whether Accept names JSON, or problem+json, and does not
@@ -98,8 +110,8 @@ func zeroQuality(params string) bool {
 	for p := range strings.SplitSeq(params, ";") {
 		name, v, _ := strings.Cut(p, "=")
 		if strings.EqualFold(strings.TrimSpace(name), "q") {
-			q, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
-			return err == nil && q == 0
+			v = strings.TrimSpace(v)
+			return strings.HasPrefix(v, "0") && strings.Trim(v, "0.") == ""
 		}
 	}
 	return false

@@ -149,6 +149,18 @@ func TestHandlerRefusesAsTheClientLikesIt(t *testing.T) {
 	})
 }
 
+func TestARefusalIsJSONWhateverTheName(t *testing.T) {
+	for _, name := range []string{`"quoted" \ back`, "line\nfeed\x00\a\x7f", "größer 😀", "not \xff UTF-8", "</script>"} {
+		b := breaker.MustNew(breaker.Config{Name: name})
+		b.ForceOpen(0, "")
+		r := get("/")
+		r.Header.Set("Accept", "application/json")
+		var p struct{ Detail string }
+		require.NoError(t, json.Unmarshal(serve(b.Handler(status(200)), r).Body.Bytes(), &p), "%q", name)
+		require.Equal(t, strings.ToValidUTF8(name, "\ufffd")+" is unavailable; try again in 60 s", p.Detail)
+	}
+}
+
 func TestHandlerFallbackFindsRetryAfterSet(t *testing.T) {
 	b := breaker.MustNew(breaker.Config{Fallback: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, "from yesterday, retry in ", w.Header().Get("Retry-After"))

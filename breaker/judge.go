@@ -112,9 +112,15 @@ func (c *call) asked(status int, h http.Header) time.Duration {
 // askedBy returns what an error asks for, if it has a method RetryAfter() of
 // type time.Duration.
 func (c *call) askedBy(err error) time.Duration {
-	var w interface{ RetryAfter() time.Duration }
-	if c.b.fam.cfg.MaxRetryAfter > 0 && !errors.Is(err, ErrOpen) && errors.As(err, &w) {
-		return w.RetryAfter()
+	if c.b.fam.cfg.MaxRetryAfter == 0 || errors.Is(err, ErrOpen) {
+		return 0
+	}
+	type asking interface {
+		error
+		RetryAfter() time.Duration
+	}
+	if e, ok := errors.AsType[asking](err); ok {
+		return e.RetryAfter()
 	}
 	return 0
 }

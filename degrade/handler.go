@@ -79,8 +79,8 @@ func (s *Shedder) longLived(r *http.Request) bool {
 
 // answer refuses r.
 func (s *Shedder) answer(w http.ResponseWriter, r *http.Request, err error) {
-	var refused *RefusedError
-	if !errors.As(err, &refused) {
+	refused, ok := errors.AsType[*RefusedError](err)
+	if !ok {
 		if errors.Is(err, context.DeadlineExceeded) {
 			refused = &RefusedError{Name: s.name, Reason: reasons[tooLate], retry: time.Second}
 		} else {

@@ -8,15 +8,15 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"strconv"
-	"sync"
 )
 
 // processSource is the process and its Go runtime, under the names that
 // Prometheus users know from its own client.
 type processSource struct{}
 
-// built is spillway_build_info, which can't change.
-var built = sync.OnceValue(func() string {
+// built is the version of the library. It is looked up at each scrape and not
+// kept: a variable that holds the func would link it into every program.
+func built() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
@@ -31,7 +31,7 @@ var built = sync.OnceValue(func() string {
 		}
 	}
 	return "unknown"
-})
+}
 
 // runtimeMetrics are read together, without stopping the world.
 var runtimeMetrics = [...]struct{ from, name, help, kind string }{

@@ -2,7 +2,7 @@ package ratelimit
 
 import (
 	"context"
-	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -94,12 +94,11 @@ func (l *Limiter) answer(w http.ResponseWriter, r *http.Request, a *ask) {
 	var body []byte
 	if wantsJSON(r.Header) {
 		h["Content-Type"] = []string{"application/problem+json"}
-		problem := map[string]any{"title": title, "status": status, "detail": text} // RFC 9457
+		body = fmt.Appendf(nil, `{"detail":"%s","status":%d,"title":"%s"`, text, status, title) // RFC 9457
 		if status == http.StatusTooManyRequests {
-			problem["type"] = "https://iana.org/assignments/http-problem-types#quota-exceeded"
-			problem["violated-policies"] = []string{a.limits[a.by].policy}
+			body = fmt.Appendf(body, `,"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","violated-policies":[%s]`, a.limits[a.by].item)
 		}
-		body, _ = json.Marshal(problem)
+		body = append(body, '}')
 	} else {
 		h["Content-Type"] = []string{"text/plain; charset=utf-8"}
 		body = []byte(text)
@@ -128,8 +127,7 @@ func wantsJSON(h http.Header) bool {
 func refusedQuality(params string) bool {
 	for p := range strings.SplitSeq(params, ";") {
 		if name, v, ok := strings.Cut(strings.TrimSpace(p), "="); ok && strings.EqualFold(name, "q") {
-			q, err := strconv.ParseFloat(v, 64)
-			return err == nil && q == 0
+			return strings.HasPrefix(v, "0") && strings.Trim(v, "0.") == ""
 		}
 	}
 	return false
