@@ -199,20 +199,22 @@ func (c *call) end(v Verdict, wait time.Duration) {
 	}
 }
 
-// take tells p how a call has ended now: gobreaker of every failure, and of the
-// first success after one, which ends the failures in a row. Any other success
-// can't change what gobreaker does; it is only counted, and gobreaker asks for
-// the number when it decides. The order matters: a success that comes after a
-// failure was told must find failing set.
+// take tells p how a call has ended now: gobreaker of every failure, and of a
+// success after one, which ends the failures in a row. Any other success can't
+// change what gobreaker does; it is only counted, and gobreaker asks for the
+// number when it decides. The order matters: told grows after gobreaker knows,
+// and forgot after gobreaker has forgotten. So a success that finds them equal
+// has nothing to tell, even if others are in the midst of telling.
 func (p *period) take(v Verdict, now int64) {
 	if v != Success {
 		_, _ = p.cb.Execute(fail)
-		p.failing.Store(true)
+		p.told.Add(1)
 		return
 	}
 	p.good.add(now)
-	if p.failing.Load() && p.failing.CompareAndSwap(true, false) {
+	if n := p.told.Load(); n != p.forgot.Load() {
 		_, _ = p.cb.Execute(succeed)
+		p.forgot.Store(n)
 	}
 }
 

@@ -154,6 +154,40 @@ func TestASuccessEndsTheFailuresInARowHoweverTheyFellTogether(t *testing.T) {
 	require.Equal(t, breaker.Open, b.State())
 }
 
+// Two successes fall together after a failure. As soon as one of them is over,
+// the failures in a row have ended, although the other may still be at it.
+func TestASuccessThatIsOverHasEndedTheFailuresInARow(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{ConsecutiveFailures: 3, FailureRatio: -1})
+	const rounds = 10_000
+	var at, over atomic.Int64 // the round that is on; calls that are over
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for round := int64(1); round <= rounds; round++ {
+				for at.Load() < round {
+					runtime.Gosched()
+				}
+				_ = try(b, nil)
+				over.Add(1)
+			}
+		})
+	}
+	for round := int64(1); round <= rounds; round++ {
+		_ = try(b, errDown)
+		at.Store(round)
+		for over.Load() < 2*round-1 {
+			runtime.Gosched()
+		}
+		times(b, 2, errDown)
+		for over.Load() < 2*round {
+			runtime.Gosched()
+		}
+		_ = try(b, nil)
+	}
+	wg.Wait()
+	require.Zero(t, b.Stats().Opened, "there were never three in a row")
+}
+
 // Successes are counted beside gobreaker: none of them twice, none lost.
 func TestTheWindowHoldsEveryCallOfMany(t *testing.T) {
 	b := breaker.MustNew(breaker.Config{Window: time.Hour})

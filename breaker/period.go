@@ -28,8 +28,9 @@ type period struct {
 	mark    int64                     // Config.SlowCall
 	shift   uint                      // epochs of slow.flight are 1<<shift nanoseconds
 	tripped atomic.Bool               // cb opened by itself; set under its lock
-	failing atomic.Bool               // cb's last call was a failure; set after it
-	_       [8]byte
+	told    atomic.Uint32             // failures that cb was told of; counted after it
+	forgot  atomic.Uint32             // those that a success has ended since: see take
+	_       [4]byte
 
 	// Written by every call.
 	good goodCalls
