@@ -241,7 +241,7 @@ func (b *body) trimLocked() {
 		lowest = min(lowest, r.chunk)
 	}
 	for b.dropped < lowest && len(b.chunks) > 1 {
-		n := int64(cap(b.chunks[0]))
+		n := min(int64(cap(b.chunks[0])), b.held) // none is held once release was called
 		b.held -= n
 		b.budget.Add(n)
 		b.chunks[0] = nil

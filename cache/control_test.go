@@ -60,6 +60,11 @@ func TestKeys(t *testing.T) {
 		{"same cookie", cache.KeyConfig{Cookies: []string{"lang"}}, []string{"", "Cookie", "lang=de; s=1"}, []string{"", "Cookie", "lang=de; s=2"}, true},
 		{"partition", cache.KeyConfig{Partition: func(r *http.Request) string { return r.Header.Get("P") }}, []string{"", "P", "1"}, []string{"", "P", "2"}, false},
 		{"no piece passes for another", cache.KeyConfig{Headers: []string{"A", "B"}}, []string{"", "A", "1", "B", "2"}, []string{"", "A", "1\x01B\x012"}, false},
+		{"no line passes for a partition", cache.KeyConfig{Partition: func(r *http.Request) string { return r.Header.Get("P") }},
+			[]string{"", "X-Forwarded-Proto", "https", "P", "1"}, []string{"", "X-Forwarded-Proto", "https", "X-Forwarded-Proto", "1"}, false},
+		{"no lines pass for a field", cache.KeyConfig{Headers: []string{"A"}},
+			[]string{"", "X-Host", "h", "A", "1"}, []string{"", "X-Host", "h", "X-Host", "A", "X-Host", "1"}, false},
+		{"no cookie passes for a field", cache.KeyConfig{Headers: []string{"A"}, Cookies: []string{"A"}}, []string{"", "A", "1"}, []string{"", "Cookie", "A=1"}, false},
 	} {
 		o := newOrigin("Cache-Control", "max-age=60, public")
 		ca := cache.MustNew(cache.Config{Key: c.key})

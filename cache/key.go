@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"encoding/binary"
 	"hash/maphash"
 	"math/bits"
 	"net/http"
@@ -105,7 +106,7 @@ func appendHost(b []byte, host, scheme string) []byte {
 func (m *keyMaker) appendTarget(b []byte, u *url.URL) []byte {
 	switch {
 	case u.RawPath != "":
-		b = append(b, u.RawPath...)
+		b = append(b, u.EscapedPath()...) // which is not RawPath if somebody has changed Path since
 	case u.Path == "":
 		b = append(b, '/')
 	default:
@@ -161,26 +162,28 @@ func (m *keyMaker) ignored(part string) bool {
 	return false
 }
 
-// appendExtra appends the part of a key that comes from header fields. Each
-// piece has its length in front, so that no value can pass for another piece.
+// appendExtra appends the part of a key that comes from header fields: groups
+// of a name and its values, with their number and the length of each in front,
+// and last the partition. So no value can pass for another's, nor for more.
 func (m *keyMaker) appendExtra(b []byte, r *http.Request, guard *guardFields) []byte {
 	start := len(b)
 	b = append(b, 0)
 	for left := *guard; left != 0; left &= left - 1 {
 		name := guardNames[bits.TrailingZeros16(uint16(left))]
-		b = appendPiece(b, name)
-		for _, v := range r.Header[name] {
-			b = appendPiece(b, v)
-		}
+		b = appendGroup(b, name, r.Header[name])
 	}
 	for _, name := range m.cfg.Headers {
-		for _, v := range r.Header[name] {
-			b = appendPiece(appendPiece(b, name), v)
+		if values := r.Header[name]; len(values) > 0 {
+			b = appendGroup(b, name, values)
 		}
 	}
 	for _, name := range m.cfg.Cookies {
+		var values []string
 		for _, c := range r.CookiesNamed(name) {
-			b = appendPiece(appendPiece(b, name), c.Value)
+			values = append(values, c.Value)
+		}
+		if len(values) > 0 {
+			b = appendGroup(b, name+"=", values) // no name of a header field
 		}
 	}
 	if m.cfg.Partition != nil {
@@ -197,15 +200,16 @@ func (m *keyMaker) appendExtra(b []byte, r *http.Request, guard *guardFields) []
 	return b
 }
 
-func appendPiece(b []byte, s string) []byte {
-	for n := len(s); ; n >>= 7 {
-		if n < 0x80 {
-			b = append(b, byte(n))
-			break
-		}
-		b = append(b, byte(n)|0x80)
+func appendGroup(b []byte, name string, values []string) []byte {
+	b = binary.AppendUvarint(appendPiece(b, name), uint64(len(values)))
+	for _, v := range values {
+		b = appendPiece(b, v)
 	}
-	return append(b, s...)
+	return b
+}
+
+func appendPiece(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
 func (m *keyMaker) hash(key []byte) uint64 { return maphash.Bytes(m.seed, key) }

@@ -49,12 +49,14 @@ func (f *flight) complete(h http.Header, outer *outerFields, now time.Duration) 
 	e.fields = slices.DeleteFunc(e.fields, func(f field) bool { return f.name == "Content-Range" })
 	e.fields = setField(e.fields, "Content-Length", formatInt(e.size))
 	e.live = f.body.init(e.size, f.c.maxBody, &f.c.budget)
-	for _, p := range f.stale.data {
-		if _, err := e.live.write(context.Background(), p); err != nil {
-			return nil, reasonTooLarge
-		}
-	}
 	e.data = nil
+	for _, p := range f.stale.data {
+		e.live.write(context.Background(), p) // once there is no room, it writes no more
+	}
+	if e.live.overflowed() {
+		e.live.release()
+		return nil, reasonTooLarge
+	}
 	return e, reasonNone
 }
 

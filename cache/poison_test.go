@@ -165,6 +165,18 @@ func TestPathsThatDifferAreDifferent(t *testing.T) {
 	require.EqualValues(t, len(paths), o.calls.Load())
 }
 
+func TestAPathThatALayerHasChangedIsInTheKey(t *testing.T) {
+	// It has left RawPath as it was, which then says nothing (see URL.EscapedPath).
+	o := echo()
+	inner := cache.MustNew(cache.Config{}).Handler(o)
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path = "/" + r.Header.Get("User") + r.URL.Path
+		inner.ServeHTTP(w, r)
+	})
+	require.Contains(t, get(h, page+"/a%2fb", "User", "alice").Body.String(), "/alice/page/a/b")
+	require.Contains(t, get(h, page+"/a%2fb", "User", "bob").Body.String(), "/bob/page/a/b")
+}
+
 func TestARequestWithABodyDoesNotTouchTheCache(t *testing.T) { // RFC 9110 §9.3.1
 	o := newOrigin()
 	o.serve = func(w http.ResponseWriter, r *http.Request) {

@@ -18,8 +18,15 @@ type unfitKey struct {
 	until atomic.Int64 // a time since Cache.base
 }
 
+// maxUnfitKey is the longest key that is remembered, so that a stranger can't
+// fill the memory with targets that he makes up: nothing counts these keys.
+const maxUnfitKey = 1 << 10
+
 // setUnfit remembers that the answers to a key are not shared.
 func (s *shard) setUnfit(key string, hash uint64, until time.Duration) {
+	if len(key) > maxUnfitKey {
+		return
+	}
 	u := &unfitKey{key: key}
 	u.until.Store(int64(until))
 	s.mu.Lock()

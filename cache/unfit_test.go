@@ -261,3 +261,15 @@ func TestABodyTooLargeToKeepPassesWhenAnAnswerIsFitAgain(t *testing.T) {
 	}
 	require.Zero(t, c.Stats().Entries)
 }
+
+func TestTargetsThatAreNotKeptDoNotFillTheMemory(t *testing.T) {
+	h := cache.MustNew(cache.Config{}).Handler(plainly("no-store"))
+	r, w := benchRequest(page), &nullWriter{http.Header{}}
+	before := heap()
+	for i := range 2000 {
+		r.URL.RawQuery = fmt.Sprintf("%0100000d", i)
+		h.ServeHTTP(w, r)
+	}
+	require.Less(t, heap()-before, int64(10<<20), "of 200 MB")
+	runtime.KeepAlive(h)
+}
