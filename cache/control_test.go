@@ -297,3 +297,56 @@ func TestAPurgeByURLWinsOverAFillOfAnyPartition(t *testing.T) {
 		require.Equal(t, "2", get(h, page, "X-Forwarded-Proto", "https").Body.String())
 	})
 }
+
+func TestAPurgeWinsOverTheAnswerToAPost(t *testing.T) {
+	for name, purge := range map[string]func(*cache.Cache, http.Handler){
+		"purge": func(c *cache.Cache, _ http.Handler) { require.NoError(t, c.Purge(t.Context(), cache.URL(page))) },
+		"tag":   func(c *cache.Cache, _ http.Handler) { require.NoError(t, c.Purge(t.Context(), cache.Tag("a"))) },
+		"post":  func(_ *cache.Cache, h http.Handler) { do(h, "POST", page, "Quick", "1") },
+		"":      func(*cache.Cache, http.Handler) {},
+	} {
+		for _, early := range []bool{true, false} { // before its header, or after
+			synctest.Test(t, func(t *testing.T) {
+				o := newOrigin()
+				o.serve = func(w http.ResponseWriter, r *http.Request) {
+					quick := r.Header.Get("Quick") != "" || r.Method == "GET"
+					if early && !quick {
+						time.Sleep(100 * time.Millisecond)
+					}
+					w.Header().Set("Content-Location", "/page")
+					w.Header().Set("Cache-Tag", "a")
+					w.Header().Set("Cache-Control", "max-age=60")
+					io.WriteString(w, map[bool]string{true: "new", false: "old"}[quick])
+					if !early && !quick {
+						time.Sleep(100 * time.Millisecond)
+					}
+				}
+				c := cache.MustNew(cache.Config{})
+				h := c.Handler(o)
+				go do(h, "POST", page)
+				time.Sleep(50 * time.Millisecond)
+				purge(c, h)
+				time.Sleep(time.Second)
+				want := "new"
+				if name == "" {
+					want = "old"
+				}
+				require.Equal(t, want, get(h, page).Body.String(), "%s, early %v", name, early)
+			})
+		}
+	}
+}
+
+func TestAnUnsafeRequestInvalidatesWhatWasAskedFor(t *testing.T) {
+	o := newOrigin("Cache-Control", "max-age=60")
+	h := cache.MustNew(cache.Config{}).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path, r.Host = "/", "localhost" // as some routers do
+		o.ServeHTTP(w, r)
+	}))
+	for _, method := range []string{"POST", "DELETE"} {
+		get(h, page)
+		require.Contains(t, status(get(h, page)), "hit")
+		do(h, method, page)
+		require.NotContains(t, status(get(h, page)), "hit", method)
+	}
+}

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"slices"
@@ -19,40 +20,76 @@ func (h *handler) bypass(w http.ResponseWriter, r *http.Request, why reason) {
 func (h *handler) other(w http.ResponseWriter, r *http.Request) {
 	ww := &watcher{ResponseWriter: w, c: h.c, r: r, job: jobNone, result: Bypass, why: reasonMethod, fwd: "method"}
 	if !safeMethod(r.Method) && r.Method != http.MethodConnect {
-		ww.job, ww.started = jobUnsafe, h.c.now()
+		ww.job, ww.call = jobUnsafe, h.c.unsafeCall(r, realmHandler)
 		ww.outer.note(w.Header())
 	}
 	ww.pass(h.next)
 }
 
-// keepPost returns a flight that stores the answer to a POST as one to GET: if
-// it says how long it is fresh, and that it is what GET would get (RFC 9110
-// §9.3.3).
-func (c *Cache) keepPost(r *http.Request, realm byte, status int, hd http.Header, outer *outerFields, started time.Duration) *flight {
-	location := hd["Content-Location"]
-	if r.Method != http.MethodPost || status != http.StatusOK || len(location) != 1 || location[0] == "" || r.Header["Range"] != nil {
+// An unsafeCall is a request that may change what is stored, as it was before
+// next saw it, who may change it.
+type unsafeCall struct {
+	realm   byte
+	target  *url.URL
+	started time.Duration
+
+	// How the answer can be stored as one to GET: only to a POST is it ever.
+	key   string // "" if it can't be
+	asker asker
+}
+
+func (c *Cache) unsafeCall(r *http.Request, realm byte) *unsafeCall {
+	u := &unsafeCall{realm: realm, target: requestTarget(r, realm), started: c.now()}
+	if r.Method == http.MethodPost && r.Header["Range"] == nil {
+		var l lookup
+		get := &http.Request{Method: http.MethodGet, URL: r.URL, Host: r.Host, TLS: r.TLS, Header: r.Header}
+		l.read(get, true)
+		if l.bypass == reasonNone || l.bypass == reasonRequestBody {
+			u.key = string(c.keys.appendKey(nil, get, realm, &l.guard))
+			u.asker = l.asker(realm != realmPrivate)
+		}
+	}
+	return u
+}
+
+// unsafeDone invalidates what u has changed, now that the answer to it, r, says
+// so. It returns a flight if that is to be stored.
+func (c *Cache) unsafeDone(u *unsafeCall, r *http.Request, status int, h http.Header, outer *outerFields) *flight {
+	f := c.postFlight(u, r, status, h)
+	c.invalidate(r.Context(), u, h, f)
+	if f == nil {
 		return nil
 	}
-	target := requestTarget(r, realm)
-	u, err := target.Parse(location[0])
-	if err != nil || c.keys.url(u) != c.keys.url(target) {
-		return nil
-	}
-	var l lookup
-	get := &http.Request{Method: http.MethodGet, URL: r.URL, Host: r.Host, TLS: r.TLS, Header: r.Header}
-	l.read(get, true)
-	if l.bypass != reasonNone && l.bypass != reasonRequestBody {
-		return nil
-	}
-	key := string(c.keys.appendKey(nil, get, realm, &l.guard))
-	f := c.newFlight(r.Context(), l.asker(realm != realmPrivate), key, c.keys.hash([]byte(key)), r.Header.Clone(), nil)
-	f.started = started
-	f.shard.board(f)
-	act, e, _, _ := f.respond(status, hd, outer)
-	if act != actKeep || e.rules.heuristic || e.life <= 0 {
+	if act, e, _, _ := f.respond(status, h, outer); act != actKeep || e.rules.heuristic || e.life <= 0 {
 		f.end(errAborted, nil)
 		return nil
 	}
+	return f
+}
+
+// postFlight returns a flight that can store the answer to a POST as one to
+// GET, or nil if the answer does not say that it is what GET would get (RFC 9110
+// §9.3.3), or something was purged after the request came.
+func (c *Cache) postFlight(u *unsafeCall, r *http.Request, status int, h http.Header) *flight {
+	location := h["Content-Location"]
+	if u.key == "" || status != http.StatusOK || len(location) != 1 || location[0] == "" {
+		return nil
+	}
+	at, err := u.target.Parse(location[0])
+	if err != nil || c.keys.url(at) != c.keys.url(u.target) {
+		return nil
+	}
+	if u.realm == realmHandler && len(h["Vary"]) > 0 {
+		return nil // what it varies by may not be in the request any more
+	}
+	f := c.newFlight(r.Context(), u.asker, u.key, c.keys.hash([]byte(u.key)), r.Header.Clone(), nil)
+	f.started = u.started
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	if f.shard.purged >= u.started {
+		return nil
+	}
+	f.shard.boardLocked(f)
 	return f
 }
 
@@ -110,19 +147,19 @@ func sameValue(h http.Header, name string, e *entry) bool {
 
 // invalidate removes what an unsafe request may have changed: its own target,
 // and what Location and Content-Location name, if they are of the same origin
-// (RFC 9111 §4.4).
-func (c *Cache) invalidate(r *http.Request, realm byte, h http.Header) {
-	target := requestTarget(r, realm)
-	purge := func(u *url.URL) {
-		c.purgeURL(u, realm, false)
-		c.mark(r.Context(), "url", c.keys.url(u))
+// (RFC 9111 §4.4). Its own answer is spared.
+func (c *Cache) invalidate(ctx context.Context, u *unsafeCall, h http.Header, own *flight) {
+	target := u.target
+	purge := func(at *url.URL) {
+		c.purgeURL(at, u.realm, false, own)
+		c.mark(ctx, "url", c.keys.url(at))
 	}
 	purge(target)
 	for _, name := range []string{"Location", "Content-Location"} {
 		for _, v := range h[name] {
-			u, err := target.Parse(v)
-			if err == nil && u.Scheme == target.Scheme && strings.EqualFold(hostOf(u.Host, u.Scheme), hostOf(target.Host, target.Scheme)) {
-				purge(u)
+			at, err := target.Parse(v)
+			if err == nil && at.Scheme == target.Scheme && strings.EqualFold(hostOf(at.Host, at.Scheme), hostOf(target.Host, target.Scheme)) {
+				purge(at)
 			}
 		}
 	}

@@ -70,7 +70,7 @@ func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 				u := *u
 				u.Scheme, u.Host = scheme, host
 				for _, realm := range []byte{realmHandler, realmPrivate, realmShared} {
-					n += c.purgeURL(&u, realm, t.soft)
+					n += c.purgeURL(&u, realm, t.soft, nil)
 				}
 				errs = append(errs, c.mark(ctx, "url", c.keys.url(&u)))
 			}
@@ -78,7 +78,7 @@ func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 			n = c.purgeAll(func(key string) bool { return strings.HasPrefix(key[1:], t.value) }, t.soft)
 			errs = append(errs, c.mark(ctx, "all")) // a store can't tell what begins with what
 		case 't':
-			n = c.purgeTag(t.value, t.soft)
+			n = c.purgeTag(t.value, t.soft, nil)
 			errs = append(errs, c.mark(ctx, "tag", t.value))
 		case 'a':
 			n = c.purgeAll(func(string) bool { return true }, t.soft)
@@ -103,20 +103,21 @@ func (c *Cache) mark(ctx context.Context, parts ...string) error {
 	return nil
 }
 
-// purgeURL removes the entries of a URL.
-func (c *Cache) purgeURL(u *url.URL, realm byte, soft bool) int {
+// purgeURL removes the entries of a URL. The answer that is the reason, if it
+// is itself on its way to be stored, is spared.
+func (c *Cache) purgeURL(u *url.URL, realm byte, soft bool, spared *flight) int {
 	key := string(realm) + c.keys.url(u)
-	n := c.purgeKey(key, soft)
+	n := c.purgeKey(key, soft, spared)
 	if c.keys.extras.Load() {
 		// Some keys have more to them than the URL.
-		n += c.purgeTag(key+"\x00", soft)
+		n += c.purgeTag(key+"\x00", soft, spared)
 	}
 	return n
 }
 
 // purgeKey removes the entries of one key, and dooms its flights: what was
 // asked for before this moment will not be kept.
-func (c *Cache) purgeKey(key string, soft bool) int {
+func (c *Cache) purgeKey(key string, soft bool, spared *flight) int {
 	hash := c.keys.hash([]byte(key))
 	s := c.shard(hash)
 	s.mu.Lock()
@@ -127,9 +128,8 @@ func (c *Cache) purgeKey(key string, soft bool) int {
 		}
 	}
 	for f := s.flights[hash]; f != nil; f = f.next {
-		f.doomed = f.doomed || f.key == key
+		f.doomed = f.doomed || f.key == key && f != spared
 	}
-	s.purges++
 	s.unfit.Remove(hash)
 	c.purgeLocked(s, found, soft)
 	s.mu.Unlock()
@@ -153,7 +153,6 @@ func (c *Cache) purgeAll(match func(key string) bool, soft bool) (n int) {
 				f.doomed = f.doomed || match(f.key)
 			}
 		}
-		s.purges++
 		s.unfit.Purge()
 		c.purgeLocked(s, found, soft)
 		s.mu.Unlock()
@@ -163,7 +162,7 @@ func (c *Cache) purgeAll(match func(key string) bool, soft bool) (n int) {
 }
 
 // purgeTag removes every entry that carries tag, exactly.
-func (c *Cache) purgeTag(tag string, soft bool) (n int) {
+func (c *Cache) purgeTag(tag string, soft bool, spared *flight) (n int) {
 	for _, s := range c.shards {
 		s.mu.Lock()
 		found := make([]*entry, 0, len(s.tags[tag]))
@@ -172,10 +171,11 @@ func (c *Cache) purgeTag(tag string, soft bool) (n int) {
 		}
 		for _, f := range s.flights {
 			for ; f != nil; f = f.next {
-				f.deadTags = append(f.deadTags, tag) // its tags may not be known yet
+				if f != spared {
+					f.purgeTagLocked(tag)
+				}
 			}
 		}
-		s.purges++
 		c.purgeLocked(s, found, soft)
 		s.mu.Unlock()
 		n += c.purged(found, soft)
@@ -183,8 +183,22 @@ func (c *Cache) purgeTag(tag string, soft bool) (n int) {
 	return n
 }
 
+// purgeTagLocked dooms f if its response carries tag, or lets the tag wait until
+// that is known.
+func (f *flight) purgeTagLocked(tag string) {
+	switch {
+	case f.entry != nil:
+		f.doomed = f.doomed || f.entry.hasTag([]string{tag})
+	case urlTag(f.key) == tag:
+		f.doomed = true
+	case !f.settled && !strings.HasSuffix(tag, "\x00"): // or else nothing will be kept, or it is another URL's
+		f.deadTags = append(f.deadTags, tag)
+	}
+}
+
 func (c *Cache) purgeLocked(s *shard, found []*entry, soft bool) {
 	now := c.now()
+	s.purged = now
 	for _, e := range found {
 		if soft {
 			e.softened.CompareAndSwap(0, max(1, int64(now)))

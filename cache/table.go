@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
@@ -26,7 +27,7 @@ type shard struct {
 	tags    map[string]map[*entry]struct{}
 	flights map[uint64]*flight // and those after it
 	unfit   *simplelru.LRU[uint64, *unfitKey]
-	purges  uint64 // how often something was purged
+	purged  time.Duration // when something last was; a time since Cache.base
 
 	counts [outcomeCount]atomic.Uint64
 	_      [64]byte

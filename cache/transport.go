@@ -127,13 +127,15 @@ func (t *transport) stored(r *http.Request, l *lookup, key string, e *entry, now
 
 // other sends a request that the cache does not answer.
 func (t *transport) other(r *http.Request) (*http.Response, error) {
-	started := t.c.now()
+	if r.URL == nil || safeMethod(r.Method) {
+		return t.pass(r, Bypass, reasonMethod, "method", func(*http.Response) bool { return false })
+	}
+	u := t.c.unsafeCall(r, t.realm)
 	return t.pass(r, Bypass, reasonMethod, "method", func(resp *http.Response) (stored bool) {
-		if safeMethod(r.Method) || resp.StatusCode >= 400 {
+		if resp.StatusCode >= 400 {
 			return false
 		}
-		t.c.invalidate(r, t.realm, resp.Header)
-		f := t.c.keepPost(r, t.realm, resp.StatusCode, resp.Header, nil, started)
+		f := t.c.unsafeDone(u, r, resp.StatusCode, resp.Header, nil)
 		if f != nil {
 			resp.Body = &keptBody{ReadCloser: resp.Body, resp: resp, f: f}
 		}

@@ -63,7 +63,7 @@ func (h *handler) passUnfit(w http.ResponseWriter, r *http.Request, l *lookup, k
 	}
 	s := c.shard(hash)
 	s.mu.Lock()
-	u, purges := s.unfitLocked(hash, now), s.purges
+	u := s.unfitLocked(hash, now)
 	known := s.entries[hash] != nil
 	s.mu.Unlock()
 	if u == nil || u.key != string(key) || known {
@@ -71,7 +71,7 @@ func (h *handler) passUnfit(w http.ResponseWriter, r *http.Request, l *lookup, k
 	}
 	ww := &watcher{
 		ResponseWriter: w, c: c, r: r, job: jobUnfit, fwd: "uri-miss",
-		hash: hash, started: now, asker: l.asker(true), unfit: u, purges: purges,
+		hash: hash, started: now, asker: l.asker(true), unfit: u,
 	}
 	ww.outer.note(w.Header())
 	ww.pass(h.next)
@@ -117,7 +117,7 @@ func (w *watcher) takeOff() *flight {
 	if u, _ := s.unfit.Peek(w.hash); u == w.unfit {
 		s.unfit.Remove(w.hash)
 	}
-	if len(h["Vary"]) > 0 || s.purges != w.purges || s.entries[w.hash] != nil {
+	if len(h["Vary"]) > 0 || s.purged >= w.started || s.entries[w.hash] != nil {
 		return nil
 	}
 	s.boardLocked(f)

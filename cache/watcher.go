@@ -33,7 +33,7 @@ type watcher struct {
 	outer   outerFields
 	asker   asker
 	unfit   *unfitKey
-	purges  uint64 // of the shard, when the request came
+	call    *unsafeCall
 }
 
 // A watchJob is what a watcher does with the header.
@@ -75,7 +75,7 @@ func (w *watcher) end() {
 	switch w.job {
 	case jobUnsafe:
 		if !w.returned {
-			c.invalidate(w.r, realmHandler, nil) // who knows how far it came
+			c.invalidate(w.r.Context(), w.call, nil, nil) // who knows how far it came
 		}
 	case jobUnfit:
 		c.fillTime.since(c, w.started)
@@ -103,8 +103,7 @@ func (w *watcher) look(status int, h http.Header) {
 		}
 	case jobUnsafe:
 		if status < 400 {
-			c.invalidate(w.r, realmHandler, h)
-			w.keep = c.keepPost(w.r, realmHandler, status, h, &w.outer, w.started)
+			w.keep = c.unsafeDone(w.call, w.r, status, h, &w.outer)
 		}
 	case jobUnfit:
 		w.judge(status, h)
