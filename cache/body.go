@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 )
@@ -262,6 +263,8 @@ type bodyReader struct {
 	off   int   // in that chunk
 	pos   int64 // bytes it is done with
 	given int64 // bytes it has, and is not done with
+
+	closed bool // protected by the body, as after is
 }
 
 // reader returns a new reader, or nil if the start is already gone.
@@ -288,6 +291,10 @@ func (r *bodyReader) next(ctx context.Context) ([]byte, error) {
 	r.pos += r.given
 	r.given = 0
 	for {
+		if r.closed {
+			b.mu.Unlock()
+			return nil, http.ErrBodyReadAfterClose
+		}
 		if i := r.chunk - b.dropped; i < len(b.chunks) {
 			c := b.chunks[i]
 			if r.off < len(c) {
@@ -335,6 +342,8 @@ func (r *bodyReader) caughtUp() bool {
 
 func (r *bodyReader) close() {
 	r.b.mu.Lock()
+	r.closed = true
+	r.b.wakeLocked() // it may be waiting in next
 	for p := &r.b.readers; *p != nil; p = &(*p).after {
 		if *p == r {
 			*p = r.after

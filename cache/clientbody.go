@@ -81,7 +81,8 @@ func (b *chunkBody) Close() error {
 	return nil
 }
 
-// A liveBody is the body of a response on its way.
+// A liveBody is the body of a response on its way. Close may be called during
+// a Read, and ends it.
 type liveBody struct {
 	rd   *bodyReader
 	ctx  context.Context
@@ -114,9 +115,6 @@ func (b *liveBody) Read(p []byte) (int, error) {
 func (b *liveBody) Close() error {
 	b.rd.close()
 	b.done()
-	if b.err == nil {
-		b.err = http.ErrBodyReadAfterClose
-	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -108,4 +109,102 @@ func TestAClientThatGivesUpDoesNotWait(t *testing.T) {
 func TestAPanicOfARoundTripperGoesUp(t *testing.T) {
 	rt := cache.MustNew(cache.Config{}).Transport(roundTrip(func(*http.Request) (*http.Response, error) { panic("boom") }))
 	require.PanicsWithValue(t, "boom", func() { rt.RoundTrip(newRequest(t, "GET", page)) })
+}
+
+func TestARoundTripperThatEndsItsGoroutineLeavesNobodyWaiting(t *testing.T) {
+	// As the FailNow of a test does.
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		c := cache.MustNew(cache.Config{FillTimeout: -1})
+		rt := c.Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+			if n++; n == 1 {
+				time.Sleep(time.Second)
+				runtime.Goexit()
+			}
+			return fresh(r), nil
+		}))
+		returned := false
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			rt.RoundTrip(httptest.NewRequest("GET", page, nil))
+			returned = true
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			resp, err := rt.RoundTrip(httptest.NewRequest("GET", page, nil))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+		})
+		wg.Wait()
+		require.False(t, returned, "it ends the caller's, as without a cache")
+		require.Equal(t, 2, n)
+		require.EqualValues(t, 1, c.Stats().Failed)
+	})
+}
+
+// fresh is an answer that is kept.
+func fresh(r *http.Request) *http.Response {
+	return &http.Response{StatusCode: 200, Header: http.Header{"Cache-Control": {"max-age=10, stale-while-revalidate=60"}},
+		Body: io.NopCloser(strings.NewReader("x")), ContentLength: 1, Request: r}
+}
+
+func TestARevalidationThatBreaksOffIsTriedAgain(t *testing.T) {
+	for name, fail := range map[string]func(){"panic": func() { panic("boom") }, "goexit": runtime.Goexit} {
+		synctest.Test(t, func(t *testing.T) {
+			n := 0
+			c := cache.MustNew(cache.Config{})
+			rt := c.Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+				if n++; n == 2 {
+					fail()
+				}
+				return fresh(r), nil
+			}))
+			ask := func() string {
+				resp, err := rt.RoundTrip(newRequest(t, "GET", page))
+				require.NoError(t, err)
+				io.Copy(io.Discard, resp.Body)
+				require.NoError(t, resp.Body.Close())
+				synctest.Wait()
+				return resp.Header.Get("Cache-Status")
+			}
+			ask()
+			time.Sleep(20 * time.Second)
+			ask()
+			ask()
+			require.Equal(t, 3, n, name)
+			require.Equal(t, "Spillway; hit; ttl=10", ask(), name)
+			require.EqualValues(t, map[string]int{"panic": 1}[name], c.Stats().Panics)
+			require.NoError(t, c.Close())
+		})
+	}
+}
+
+func TestCloseEndsAReadOfABodyOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pr, pw := io.Pipe()
+		rt := cache.MustNew(cache.Config{}).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{"Cache-Control": {"max-age=60"}}, Body: pr, ContentLength: -1, Request: r}, nil
+		}))
+		leader, err := rt.RoundTrip(newRequest(t, "GET", page))
+		require.NoError(t, err)
+		follower, err := rt.RoundTrip(newRequest(t, "GET", page))
+		require.NoError(t, err)
+		read := make(chan error)
+		go func() {
+			_, err := follower.Body.Read(make([]byte, 10))
+			read <- err
+		}()
+		synctest.Wait()
+		require.NoError(t, follower.Body.Close())
+		require.ErrorIs(t, <-read, http.ErrBodyReadAfterClose)
+		go func() {
+			io.WriteString(pw, "whole")
+			pw.Close()
+		}()
+		b, err := io.ReadAll(leader.Body)
+		require.NoError(t, err)
+		require.Equal(t, "whole", string(b))
+		_, err = follower.Body.Read(make([]byte, 10))
+		require.ErrorIs(t, err, http.ErrBodyReadAfterClose)
+	})
 }

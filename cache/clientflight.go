@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -75,6 +76,7 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 	type begun struct {
 		resp   *http.Response
 		err    error
+		broken bool // next has panicked with thrown, or called runtime.Goexit
 		thrown any
 	}
 	first := make(chan begun, 1)
@@ -90,12 +92,15 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 	out := f.request(r, l)
 	go func() {
 		defer c.fillTime.since(c, f.started)
+		returned := false
 		defer func() {
-			if v := recover(); v != nil { // goes up on the caller's goroutine
+			if !returned { // goes up on the caller's goroutine
+				b := begun{broken: true, thrown: recover()}
 				f.end(errAborted, nil)
 				select {
-				case first <- begun{thrown: v}:
-				default:
+				case first <- b:
+				default: // he has the header already
+					c.panicked(b.thrown)
 				}
 			}
 		}()
@@ -119,13 +124,18 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 			lingers.Stop()
 			f.leaves(1)
 		}
+		returned = true
 	}()
 	select {
 	case b := <-first:
 		if b.resp == nil {
 			f.cancel(nil)
 		}
-		if b.thrown != nil {
+		if b.broken {
+			c.done(r, f.hash, Failed, reasonAborted)
+			if b.thrown == nil {
+				runtime.Goexit()
+			}
 			panic(b.thrown)
 		}
 		return b.resp, b.err
@@ -134,9 +144,11 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 		// closes it.
 		f.leaderLeaves()
 		go func() {
-			if b := <-first; b.resp != nil {
+			b := <-first
+			if b.resp != nil {
 				b.resp.Body.Close()
 			}
+			c.panicked(b.thrown)
 		}()
 		return nil, context.Cause(r.Context())
 	}
@@ -199,55 +211,38 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 func (t *transport) follow(r *http.Request, l *lookup, f *flight) (resp *http.Response, err error, ok bool) {
 	c := t.c
 	leave := sync.OnceFunc(f.leave)
-	var e *entry
-	switch err := f.wait(r.Context()); {
-	case err == errFillTimeout:
-		if e = f.standIn(); e == nil {
+	stays := false // until it has read the body
+	defer func() {
+		if !stays {
 			leave()
-			c.done(r, f.hash, Failed, reasonTimeout)
-			return nil, err, true
 		}
+	}()
+	e, err := f.await(r.Context())
+	switch {
+	case err == errFillTimeout:
+		c.done(r, f.hash, Failed, reasonTimeout)
+		return nil, err, true
 	case err != nil:
-		leave()
 		c.done(r, f.hash, Failed, reasonClientGone)
 		return nil, err, true
-	default:
-		e = f.share
-	}
-	if e == nil && f.err != nil && !f.abandoned() {
-		leave()
+	case e == nil && f.err != nil && !f.abandoned():
 		c.done(r, f.hash, Failed, reasonAborted)
 		return nil, f.err, true
 	}
-	if e == nil || !c.normal.matches(e, r.Header) {
-		leave()
+	rep, st, result, ok := f.answer(r, l, e)
+	if !ok {
 		return nil, nil, false
 	}
-	now := c.now()
-	rep, fits := l.replyFor(e, c.wall(now))
-	if !fits {
-		leave()
-		return nil, nil, false
-	}
-	fw := f.forward()
-	fw.collapsed = true
-	result := Collapsed
-	if e == f.stale {
-		result, fw.detail = Stale, "stale-if-error"
-	}
-	st := c.stampOf(e, now, fw.line(c.statusName))
 	resp = rep.response(r, st)
 	if e.live != nil && !rep.bare {
 		rd := e.live.reader()
 		if rd == nil {
-			leave()
 			return nil, nil, false
 		}
+		stays = true
 		resp.ContentLength = e.size
 		resp.Trailer = http.Header{}
 		resp.Body = &liveBody{rd: rd, ctx: r.Context(), done: leave, f: f, trailer: resp.Trailer}
-	} else {
-		leave()
 	}
 	c.done(r, f.hash, result, reasonNone)
 	return resp, nil, true

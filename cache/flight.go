@@ -162,8 +162,8 @@ func (f *flight) suits(h http.Header) bool {
 	if e == nil {
 		e = f.stale
 	}
-	return e == nil || len(e.vary) == 0 || slices.EqualFunc(e.vary, e.vary, func(v, _ varyField) bool {
-		return slices.Equal(h[v.name], f.header[v.name])
+	return e == nil || !slices.ContainsFunc(e.vary, func(v varyField) bool {
+		return !slices.Equal(h[v.name], f.header[v.name])
 	})
 }
 
@@ -243,15 +243,61 @@ func (f *flight) wait(ctx context.Context) error {
 	}
 }
 
+// await waits and returns what those who wait may answer from, if it suits
+// them: nil if there is nothing.
+func (f *flight) await(ctx context.Context) (*entry, error) {
+	err := f.wait(ctx)
+	switch err {
+	case nil:
+		return f.share, nil
+	case errFillTimeout:
+		if e := f.standIn(); e != nil {
+			return e, nil
+		}
+	}
+	return nil, err
+}
+
 // standIn returns what those who have waited too long may be answered with, or
 // nil.
 func (f *flight) standIn() *entry {
+	f.shard.mu.Lock()
+	e := f.stale // fromTier may just be setting it
+	f.shard.mu.Unlock()
 	now := f.c.now()
-	if f.stale == nil || f.stale.part || f.strict || !f.c.staleIfError(f.stale, http.StatusGatewayTimeout, now) {
+	if e == nil || e.part || f.strict || !f.c.staleIfError(e, http.StatusGatewayTimeout, now) {
 		return nil
 	}
 	f.c.failedOver.Store(max(1, int64(now)))
-	return f.stale
+	return e
+}
+
+// answer returns what a request that has waited for f is answered with from e,
+// which await has returned. ok is false if that does not suit it.
+func (f *flight) answer(r *http.Request, l *lookup, e *entry) (rep reply, st stamp, result Result, ok bool) {
+	c := f.c
+	if e == nil || !c.normal.matches(e, r.Header) {
+		return rep, st, Failed, false
+	}
+	now := c.now()
+	if rep, ok = l.replyFor(e, c.wall(now)); !ok {
+		return rep, st, Failed, false
+	}
+	fw := f.forward()
+	fw.collapsed = true
+	result = Collapsed
+	if e == f.stale {
+		result, fw.detail = Stale, "stale-if-error"
+	}
+	return rep, c.stampOf(e, now, fw.line(c.statusName)), result, true
+}
+
+// freed reports whether those who have waited in vain are to call the origin
+// themselves, and not to wait again.
+func (f *flight) freed() bool {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	return f.free
 }
 
 // settle tells the followers what they can do, and lets no more in unless they

@@ -11,35 +11,20 @@ import (
 func (h *handler) follow(w http.ResponseWriter, r *http.Request, l *lookup, f *flight) bool {
 	c := h.c
 	defer f.leave()
-	var e *entry
-	switch err := f.wait(r.Context()); {
+	e, err := f.await(r.Context())
+	switch {
 	case err == errFillTimeout:
-		if e = f.standIn(); e == nil {
-			gatewayTimeout(w, "the answer takes too long")
-			c.done(r, f.hash, Failed, reasonTimeout)
-			return true
-		}
+		gatewayTimeout(w, "the answer takes too long")
+		c.done(r, f.hash, Failed, reasonTimeout)
+		return true
 	case err != nil:
 		c.done(r, f.hash, Failed, reasonClientGone)
 		return true
-	default:
-		e = f.share
 	}
-	if e == nil || !c.normal.matches(e, r.Header) {
-		return false
-	}
-	now := c.now()
-	rep, ok := l.replyFor(e, c.wall(now))
+	rep, st, result, ok := f.answer(r, l, e)
 	if !ok {
 		return false
 	}
-	fw := f.forward()
-	fw.collapsed = true
-	result := Collapsed
-	if e == f.stale {
-		result, fw.detail = Stale, "stale-if-error"
-	}
-	st := c.stampOf(e, now, fw.line(c.statusName))
 	if e.live == nil || rep.bare {
 		rep.write(w, st)
 		c.done(r, f.hash, result, reasonNone)

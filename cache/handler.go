@@ -127,7 +127,7 @@ func (h *handler) miss(w http.ResponseWriter, r *http.Request, l lookup, room []
 			if h.follow(w, r, &l, f) {
 				return
 			}
-			plain = plain && !f.free // released: now call next, whoever else does
+			plain = plain && !f.freed() // released: now call next, whoever else does
 		}
 		now = c.now()
 		e = c.find(room, hash, r.Header, len(l.ranges) > 0)

@@ -41,14 +41,7 @@ func (h *handler) lead(w http.ResponseWriter, r *http.Request, l *lookup, f *fli
 // fill calls next in the background.
 func (h *handler) fill(f *flight, out *http.Request, l *lookup) {
 	rec := newRecorder(f, nil, out, l)
-	returned := false
-	defer func() {
-		if !returned {
-			rec.abort()
-		}
-	}()
 	h.next.ServeHTTP(rec, out)
-	returned = true
 	rec.finish()
 }
 
@@ -110,14 +103,27 @@ func (c *Cache) refresh(r *http.Request, l *lookup, key string, e *entry, fill f
 		defer c.background.Done()
 		defer e.refreshing.Store(false)
 		defer stop()
+		defer f.cancel(nil)
+		returned := false
 		defer func() {
-			if v := recover(); v != nil && v != http.ErrAbortHandler {
-				c.panics.Add(1)
-				c.changed("a revalidation in the background panicked")
+			if !returned { // a panic, which has nobody to go up to, or runtime.Goexit
+				if c.panicked(recover()) {
+					c.changed("a revalidation in the background panicked")
+				}
+				f.end(errAborted, nil)
 			}
-			f.cancel(nil)
 		}()
 		fill(f, out)
+		returned = true
 		c.fillTime.since(c, f.started)
 	}()
+}
+
+// panicked counts what next has panicked with, if nobody else gets to see it.
+func (c *Cache) panicked(with any) bool {
+	if with == nil || with == http.ErrAbortHandler {
+		return false
+	}
+	c.panics.Add(1)
+	return true
 }

@@ -21,7 +21,7 @@ type Stats struct {
 	Entries int    // stored now
 	Bytes   int64  // that they take, all included
 	Evicted uint64 // to make room
-	Panics  uint64 // of hooks, and of the handler in the background
+	Panics  uint64 // of hooks and the Store, and of what is called in the background
 }
 
 // Stats returns the counts so far.

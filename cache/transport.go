@@ -93,7 +93,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		if ok {
 			return resp, err
 		}
-		plain = plain && !f.free
+		plain = plain && !f.freed()
 	}
 }
 
@@ -103,22 +103,22 @@ func (t *transport) stored(r *http.Request, l *lookup, key string, e *entry, now
 	if e == nil {
 		return nil
 	}
-	result := Hit
+	result, background := Hit, false
 	if !l.fresh(e, now) {
-		background := !l.strict() && c.staleWhileRevalidate(e, now)
+		background = !l.strict() && c.staleWhileRevalidate(e, now)
 		if !background && !l.takesStale(e, now) {
 			return nil
 		}
 		result = Stale
-		if background {
-			defer c.refresh(r, l, key, e, func(f *flight, out *http.Request) {
-				t.call(f, out, func(*http.Response, *entry, Result, reason, error) {})
-			})
-		}
 	}
 	rep, ok := l.replyFor(e, c.wall(now))
 	if !ok {
 		return nil
+	}
+	if background {
+		c.refresh(r, l, key, e, func(f *flight, out *http.Request) {
+			t.call(f, out, func(*http.Response, *entry, Result, reason, error) {})
+		})
 	}
 	c.policy.touch(e)
 	c.done(r, e.hash, result, reasonNone)

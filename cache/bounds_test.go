@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -92,4 +93,31 @@ func (h handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w.Result(), nil
+}
+
+func TestARevalidationThatBreaksOffLeavesNothingBehind(t *testing.T) {
+	for _, fail := range []func(){func() { panic("boom") }, runtime.Goexit} {
+		synctest.Test(t, func(t *testing.T) {
+			c := MustNew(Config{})
+			calls, broken := 0, false
+			next := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls++
+				if broken {
+					fail()
+				}
+				w.Header().Set("Cache-Control", "max-age=1, stale-while-revalidate=60")
+			})
+			h, rt := c.Handler(next), c.Transport(handlerTransport{next})
+			for range 2 {
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+				rt.RoundTrip(httptest.NewRequest("GET", "http://example.com/", nil))
+				time.Sleep(2 * time.Second)
+				broken = true
+			}
+			require.Equal(t, 4, calls)
+			for _, s := range c.shards {
+				require.Empty(t, s.flights)
+			}
+		})
+	}
 }
