@@ -110,7 +110,9 @@ func TestARevalidationThatBreaksOffLeavesNothingBehind(t *testing.T) {
 			h, rt := c.Handler(next), c.Transport(handlerTransport{next})
 			for range 2 {
 				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+				synctest.Wait()
 				rt.RoundTrip(httptest.NewRequest("GET", "http://example.com/", nil))
+				synctest.Wait()
 				time.Sleep(2 * time.Second)
 				broken = true
 			}
