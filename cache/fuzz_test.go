@@ -202,6 +202,11 @@ func FuzzKey(f *testing.F) {
 			l.read(r, false)
 			return string(m.appendKey(nil, r, realmHandler, &l.guard))
 		}
+		for _, u := range []*url.URL{ua, ub} {
+			var l lookup
+			l.read(&http.Request{Method: "GET", URL: u}, false)
+			require.Equal(t, u.Opaque != "", l.bypass == reasonMalformed, "what has no path gets no key")
+		}
 		// Two targets have the same key only if an origin can't tell them
 		// apart.
 		path := func(u *url.URL) string { // an empty one is "/" (RFC 9110 §4.2.3)

@@ -242,8 +242,9 @@ type guardFields uint16
 // host, port, prefix or path from these. Their order is that in keys.
 var guardNames = [...]string{
 	"Forwarded", "X-Forwarded-Host", "X-Forwarded-Path", "X-Forwarded-Port",
-	"X-Forwarded-Prefix", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Server",
-	"X-Forwarded-Ssl", "X-Host", "X-Original-Host", "X-Original-Url", "X-Rewrite-Url",
+	"X-Forwarded-Prefix", "X-Forwarded-Proto", "X-Forwarded-Protocol", "X-Forwarded-Scheme",
+	"X-Forwarded-Server", "X-Forwarded-Ssl", "X-Host", "X-Http-Host-Override",
+	"X-Original-Host", "X-Original-Url", "X-Rewrite-Url", "X-Url-Scheme",
 }
 
 // add notes a field, and reports whether it is one of them.

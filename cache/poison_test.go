@@ -37,6 +37,7 @@ func TestNobodyPoisonsTheCacheWithAHeader(t *testing.T) {
 		"X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Port", "X-Forwarded-Prefix",
 		"X-Forwarded-Path", "X-Forwarded-Server", "X-Host", "X-Original-URL", "X-Rewrite-URL", "X-Original-Host",
 		"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Forwarded-Ssl",
+		"X-Forwarded-Protocol", "X-HTTP-Host-Override", "X-URL-Scheme",
 	} {
 		o := echo(name)
 		h := cache.MustNew(cache.Config{}).Handler(o)
@@ -54,7 +55,8 @@ func TestNobodyPoisonsTheCacheWithAHeader(t *testing.T) {
 
 func TestAllHostileHeadersAtOnceCount(t *testing.T) {
 	names := []string{"X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Port", "X-Forwarded-Prefix",
-		"X-Forwarded-Path", "X-Forwarded-Server", "X-Host", "X-Original-Url", "X-Rewrite-Url", "X-Original-Host", "X-Forwarded-Ssl", "Forwarded"}
+		"X-Forwarded-Path", "X-Forwarded-Server", "X-Host", "X-Original-Url", "X-Rewrite-Url", "X-Original-Host", "X-Forwarded-Ssl", "Forwarded",
+		"X-Forwarded-Protocol", "X-Http-Host-Override", "X-Url-Scheme"}
 	o := newOrigin("Cache-Control", "max-age=60")
 	h := cache.MustNew(cache.Config{}).Handler(o)
 	ask := func(changed string) string {

@@ -71,10 +71,7 @@ func (l *lookup) read(r *http.Request, ignoreDirectives bool) {
 				l.guard.add(name)
 			}
 		default:
-			if name[0] != 'X' {
-				continue
-			}
-			if !l.guard.add(name) && isOverrideField(name) {
+			if strings.HasPrefix(name, "X") && !l.guard.add(name) && isOverrideField(name) {
 				l.bypass = reasonMethodOverride
 			}
 		}
