@@ -44,30 +44,25 @@ func (e *entry) pack(more ...field) *entry {
 	}
 	var k *entry
 	var size int64
-	var room struct { // in the piece, for what e refers to
-		key    []byte
-		fields []field
-		values []string
-		data   [][]byte
-	}
 	switch n := max(fields, values); {
 	case n <= fewFields:
 		p := &fewPacked{}
 		k, size = &p.entry, int64(unsafe.Sizeof(*p))
-		room.key, room.fields, room.values, room.data = p.key[:0], p.fields[:0], p.values[:0], p.chunk[:0]
+		e.copyTo(k)
+		k.fields, k.data = packFields(p.fields[:0], p.values[:0], e.fields, more), packData(p.chunk[:0], e.data)
+		k.key = packKey(p.key[:0], e.key)
 	case n <= moreFields:
 		p := &morePacked{}
 		k, size = &p.entry, int64(unsafe.Sizeof(*p))
-		room.key, room.fields, room.values, room.data = p.key[:0], p.fields[:0], p.values[:0], p.chunk[:0]
+		e.copyTo(k)
+		k.fields, k.data = packFields(p.fields[:0], p.values[:0], e.fields, more), packData(p.chunk[:0], e.data)
+		k.key = packKey(p.key[:0], e.key)
 	default:
 		k = &entry{}
 		size = int64(unsafe.Sizeof(*k)) + int64(fields)*int64(unsafe.Sizeof(field{})) + int64(values)*16
-		room.fields, room.values = make([]field, 0, fields), make([]string, 0, values)
+		e.copyTo(k)
+		k.fields = packFields(make([]field, 0, fields), make([]string, 0, values), e.fields, more)
 	}
-	e.copyTo(k)
-	k.key = packKey(room.key, e.key)
-	k.fields = packFields(room.fields, room.values, e.fields, more)
-	k.data = packData(room.data, e.data)
 	k.weigh(size)
 	return k
 }
@@ -87,7 +82,7 @@ func packFields(fields []field, values []string, lists ...[]field) []field {
 }
 
 func packData(room, data [][]byte) [][]byte {
-	if len(data) == 1 && cap(room) > 0 {
+	if len(data) == 1 {
 		return append(room, data[0])
 	}
 	return data
