@@ -64,13 +64,19 @@ func ExampleNew_invalid() {
 
 // With a server of your own, run the checks beside it.
 func ExampleChecker_Run() {
-	h := health.MustNew(health.Config{Checks: map[string]health.Check{"redis": {Probe: pingRedis, Every: time.Millisecond}}})
+	ready := make(chan bool, 1)
+	h := health.MustNew(health.Config{
+		Checks: map[string]health.Check{"redis": {Probe: pingRedis, Every: time.Millisecond}},
+		OnChange: func(c health.Change) {
+			if c.Subject == "ready" && c.To == "pass" {
+				ready <- true
+			}
+		},
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- h.Run(ctx) }()
-	for !h.Ready() {
-		time.Sleep(time.Millisecond)
-	}
+	<-ready
 	cancel()
 	fmt.Println(h.Ready(), <-done)
 	// Output: true <nil>

@@ -24,9 +24,10 @@
 // failures in a row to fail, and Check.Rise passes to pass.
 //
 // /livez fails only for what a restart cures: nothing, unless a check is put
-// there (Check.Groups) or comes there in time (Check.EscalateAfter). /readyz fails while a check of this process fails, but
-// not for what all replicas share (Check.Shared), or they would all go at once,
-// nor for what is Optional. /startupz fails until every check of it has passed.
+// there (Check.Groups) or comes there in time (Check.EscalateAfter). /readyz
+// fails while a check of this process fails, but not for what all replicas share
+// (Check.Shared), or they would all go at once, nor for what is Optional.
+// /startupz fails until every check of it has passed.
 //
 // When ctx ends, [Checker.ListenAndServe] first answers "not ready" while it
 // goes on serving, so that balancers take the process out, and only then closes:

@@ -8,6 +8,7 @@ import (
 // The Grafana dashboard, laid out. Tests fail when a query names a metric or a
 // label that the library does not emit, or when dashboard.json is not what this
 // writes.
+
 // A panel is one graph: its queries by their legends.
 type panel struct {
 	title, unit, about string

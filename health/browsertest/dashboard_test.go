@@ -123,7 +123,7 @@ func newService(t *testing.T, upstream string) *service {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{}, 2)
 	go func() { _ = s.h.Run(ctx); done <- struct{}{} }()
-	go func() {
+	go func() { // traffic for the plots, by the real clock, which the browser goes by
 		for ctx.Err() == nil {
 			if resp, err := http.Get(s.URL + "/work"); err == nil {
 				resp.Body.Close()

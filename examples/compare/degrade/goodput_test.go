@@ -121,8 +121,9 @@ func TestGoodputInVirtualTime(t *testing.T) {
 	}
 }
 
-// TestGoodputOverSockets does the same over loopback, with real clocks: 10
-// workers of 25 ms. It takes two minutes of an idle machine.
+// TestGoodputOverSockets does the same over loopback: 10 workers of 25 ms. It
+// takes two minutes of an idle machine, because its clock must be the real one:
+// in a bubble time does not pass while a socket is waited for.
 func TestGoodputOverSockets(t *testing.T) {
 	which := os.Getenv("SPILLWAY_SOCKETS")
 	if which == "" {
