@@ -15,10 +15,10 @@ var ErrRefused = errors.New("degrade: refused")
 // A RefusedError says why there was no room, and when to come back. It matches
 // [ErrRefused].
 type RefusedError struct {
-	Name   string // of the Shedder
-	Reason string // "no room", "waited too long", "too late", "made room"
+	Name   string        // of the Shedder
+	Reason string        // in a few words: "no room", "waited too long", …
+	Waited time.Duration // before it was refused
 	retry  time.Duration
-	Waited time.Duration
 }
 
 // Error returns the reason in a sentence.

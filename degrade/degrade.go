@@ -15,31 +15,49 @@
 //	mux.Handle("/reviews", reviews.Handler(live, without))
 //	http.ListenAndServe(":8080", shed.Handler(sw.Handler(mux)))
 //
-// How it decides: the limit is found by measuring, see [Config].Limit, and
-// confirmed by the throughput before it is believed. A request waits only as
-// long as there is a point in it, which is longer the less its priority has to
-// be refused, and never longer than clients were seen to wait. A service that
-// has just been started knows nothing and lets a first burst wait, for up to
-// four seconds; nobody is refused for a wait below five milliseconds. The level of a
-// switch rises after a second of pressure and falls when the pressure that is
-// to be expected one level below is low.
+// # How it decides
 //
-// What it costs: two readings of the clock and a handful of atomic operations
-// per request, an eighth of a microsecond; a mutex while requests wait; no
-// goroutine. A Normal request allocates nothing, one of another priority once,
-// and so do [Shedder.Acquire] and [Switch.Handler]. A refusal costs less than a
-// microsecond, a look at a feature nanoseconds.
+// The limit is found by measuring, see [Config].Limit, and confirmed by the
+// throughput before it is believed. A request waits only as long as there is a
+// point in it, which is longer the less its priority has to be refused, and
+// never longer than clients were seen to wait. A service that has just been
+// started knows nothing and lets a first burst wait, for up to four seconds;
+// nobody is refused for a wait below five milliseconds. The level of a switch
+// rises after a second of pressure and falls when the pressure that is to be
+// expected one level below is low.
 //
-// How it fails: where two or three requests are all that can run at once,
-// chance alone brings more together than can be told from an overload, and at 70 %
-// of the capacity up to four in a thousand are refused; one that becomes slower
-// while all slots are taken is noticed after a few dozen requests, which at ten
-// a second are seconds. A panic or the end of a handler's goroutine gives the
-// slot back; a handler that never returns keeps it.
+// # Defaults, and why
 //
-// What it does not do: it does not coordinate with other processes; it knows
-// nothing of what a request will cost before it has run; and it counts requests, not
-// connections, of which a flood can exhaust memory before it is asked.
+//   - The limit and the wait are measured, because no number suits two services,
+//     nor one service on two days.
+//   - All requests are Normal, and nobody's word is taken for their priority or
+//     for the time that is left: see [Config].Priority and Trust.
+//   - A Switch is quick to protect, after a second above 0.95 of what can be done,
+//     and slow to try again: after five seconds at which it expects less than
+//     0.8, and twice as long each time that this was too soon.
+//
+// # What it costs
+//
+// Two readings of the clock and a handful of atomic operations per request, an
+// eighth of a microsecond; a mutex while requests wait; no goroutine. A Normal
+// request allocates nothing, one of another priority once, and so do
+// [Shedder.Acquire] and [Switch.Handler]. A refusal costs less than a
+// microsecond, a look at a feature nanoseconds (go test -bench . ./degrade).
+//
+// # How it fails
+//
+// Where two or three requests are all that can run at once, chance alone brings
+// more together than can be told from an overload, and at 70 % of the capacity
+// up to four in a thousand are refused; one that becomes slower while all slots
+// are taken is noticed after a few dozen requests, which at ten a second are
+// seconds. A panic or the end of a handler's goroutine gives the slot back; a
+// handler that never returns keeps it. A panic in a hook is counted.
+//
+// # What it does not do
+//
+// It does not coordinate with other processes; it knows nothing of what a
+// request will cost before it has run; and it counts requests, not connections,
+// of which a flood can exhaust memory before it is asked.
 package degrade
 
 import (
@@ -106,7 +124,8 @@ type Config struct {
 	Fallback http.Handler
 	// DryRun decides and counts, but refuses nobody and lets nobody wait.
 	DryRun bool
-	// OnChange is called when refusing begins, without locks held. A panic in it is recovered and counted in Stats.HookPanics.
+	// OnChange is called when refusing begins, without locks held. A panic in it
+	// is recovered and counted in Stats.HookPanics.
 	OnChange func(Change)
 }
 

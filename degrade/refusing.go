@@ -29,7 +29,8 @@ func (s *Shedder) noteRefusal(now int64) {
 	s.tell(c)
 }
 
-// settleLocked notes that refusing has ended, when it has: last is when one was refused last.
+// settleLocked notes that refusing has ended, when it has: last is when one was
+// refused last.
 func (s *Shedder) settleLocked(last, now int64) {
 	if s.shedding.Load() && now-last > int64(restAfter) {
 		s.shedding.Store(false)

@@ -128,7 +128,7 @@ func (s *sim) run() {
 		case 4:
 			s.cur = e.req.measure
 		case 0:
-			if e.at > end && e.at > 0 {
+			if e.at > end {
 				continue
 			}
 			batch := max(s.phases[s.cur].batch, 1)

@@ -49,7 +49,7 @@ func (st state) String() string {
 	return "off: " + st.why
 }
 
-// note records a change; tell must be called after mu is released.
+// noteLocked records a change; tell must be called after mu is released.
 func (s *Switch) noteLocked(now time.Time, format string, args ...any) {
 	c := Change{now, s.name, fmt.Sprintf(s.name+": "+format, args...)}
 	s.changes++
