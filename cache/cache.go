@@ -53,11 +53,11 @@
 //
 // # What it does not do
 //
-// It does not cache requests with a body, does not decode or compress, and
-// starts no goroutine but to revalidate in the background and to feed a slow
-// client, each bounded by a request. The memory of another process is its own:
-// [Config.Store] lets processes share what they keep, not what they purge from
-// memory.
+// It does not cache requests with a body, does not decode or compress, and has
+// no goroutine but those that a request starts and bounds: to feed a slow
+// client, to call what is behind [Cache.Transport] or the Store, to revalidate in
+// the background. The memory of another process is its own: [Config.Store] lets
+// processes share what they keep, not what they purge from memory.
 //
 // # How it fails
 //
@@ -94,12 +94,14 @@ type Config struct {
 	NoCacheStatus bool
 
 	// MaxBytes bounds the memory that stored responses take, with headers,
-	// keys and index. Default 64 MiB. Responses on their way may take as
-	// much as a quarter of it besides.
+	// keys and index; at least 64 KiB. Default 64 MiB. Responses on their way
+	// may take as much as a quarter of it besides, or twice MaxBodyBytes if
+	// that is more; beyond that, 256 KiB for each whose client is slow.
 	MaxBytes int64
 
-	// MaxBodyBytes is the largest body that is kept. Larger ones pass through
-	// without being held in memory. Default a sixteenth of MaxBytes.
+	// MaxBodyBytes is the largest body that is kept, at most MaxBytes. Larger
+	// ones pass through without being held in memory. Default a sixteenth of
+	// MaxBytes.
 	MaxBodyBytes int64
 
 	// MaxVariants is how many responses to one URL are kept that differ by
@@ -178,7 +180,7 @@ type Config struct {
 	// has nothing, and written in the background. Nil means none. Every call
 	// ends after StoreTimeout (default 50 ms); a store that fails is left
 	// alone for seconds at a time. StorePrefix begins all keys in it; default
-	// "spillway:cache:" and Name.
+	// "spillway:cache:", Name and a colon.
 	Store        Store
 	StoreTimeout time.Duration
 	StorePrefix  string
@@ -304,8 +306,11 @@ func (cfg *Config) validate() error {
 	bad := func(field, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("cache: Config."+field+" "+format, args...))
 	}
-	if cfg.MaxBytes < 0 || cfg.MaxBytes > math.MaxInt64/4 || cfg.MaxBytes > 0 && cfg.MaxBytes < 64<<10 {
+	if cfg.MaxBytes < 0 || cfg.MaxBytes > 0 && cfg.MaxBytes < 64<<10 {
 		bad("MaxBytes", "is %d, must be 0 or at least 65536", cfg.MaxBytes)
+	}
+	if cfg.MaxBytes > math.MaxInt64/4 {
+		bad("MaxBytes", "is %d, must be at most %d", cfg.MaxBytes, int64(math.MaxInt64/4))
 	}
 	limit := cfg.MaxBytes
 	if limit <= 0 {

@@ -315,3 +315,30 @@ func TestChangesAndConditionsTell(t *testing.T) {
 	}
 	require.Equal(t, 2, n)
 }
+
+func TestAConfigurationIsRefusedFieldByField(t *testing.T) {
+	_, err := cache.New(cache.Config{
+		MaxBytes: 65535, MaxBodyBytes: 65536, MaxVariants: -1, TTL: -1, StaleWhileRevalidate: -1, StoreTimeout: -1,
+		Targets: []string{"CDN-Cache-Control", "a b"}, TagHeaders: []string{""}, Key: cache.KeyConfig{Headers: []string{"a:"}},
+		Normalize: map[string]cache.Normalizer{"Foo": nil}, SetCookie: 3,
+	})
+	require.EqualError(t, err, strings.Join([]string{
+		"cache: Config.MaxBytes is 65535, must be 0 or at least 65536",
+		"cache: Config.MaxBodyBytes is 65536, must not be negative or more than MaxBytes (65535)",
+		"cache: Config.MaxVariants is -1, must not be negative",
+		"cache: Config.TTL is -1ns, must not be negative",
+		"cache: Config.StaleWhileRevalidate is -1ns, must not be negative",
+		"cache: Config.StoreTimeout is -1ns, must not be negative",
+		`cache: Config.Targets has "a b", which is not a field name`,
+		`cache: Config.TagHeaders has "", which is not a field name`,
+		`cache: Config.Key.Headers has "a:", which is not a field name`,
+		`cache: Config.Normalize has "Foo", which must be a field name with a function`,
+		"cache: Config.SetCookie is 3, must be one of the constants",
+	}, "\n"))
+	_, err = cache.New(cache.Config{MaxBytes: 1 << 62})
+	require.EqualError(t, err, "cache: Config.MaxBytes is 4611686018427387904, must be at most 2305843009213693951")
+	require.PanicsWithError(t, "cache: Config.MaxBodyBytes is -1, must not be negative or more than MaxBytes (67108864)", func() {
+		cache.MustNew(cache.Config{MaxBodyBytes: -1})
+	})
+	cache.MustNew(cache.Config{MaxBytes: 65536, MaxBodyBytes: 65536, FillTimeout: -1, HitForMiss: -1, StaleIfError: -1})
+}

@@ -190,8 +190,7 @@ func parseRequestDirectives(lines []string) requestDirectives {
 				d.minFresh = v
 			}
 		case "max-stale":
-			switch {
-			case form == formBare:
+			if form == formBare { // however stale
 				v, ok = maxDelta, true
 			}
 			if ok && (d.maxStale < 0 || v < d.maxStale) {

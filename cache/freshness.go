@@ -166,8 +166,8 @@ func heuristicStatus(status int) bool {
 // which must-understand makes a condition (RFC 9111 §5.2.2.3).
 func understoodStatus(status int) bool {
 	switch status {
-	case 206, 304, 306, 418:
-		return status == 206
+	case 304, 306, 418: // these have a name, but no meaning here
+		return false
 	}
 	return http.StatusText(status) != ""
 }

@@ -31,11 +31,11 @@ import (
 // fleet of processes asks the source once instead of once each.
 //
 // A hit takes no lock and allocates nothing, and many hits share one reading of
-// the clock. What leaves memory when it is full
-// is what is asked for least, not what was asked for last, so that a scan over
-// all keys doesn't empty the cache. There is no goroutine but those of the
-// loads that run, and one that listens if the Store is a [Notifier]; none is
-// left after Close.
+// the clock. What leaves memory when it is full is what is asked for least, not
+// what was asked for last, so that a scan over all keys doesn't empty the cache.
+// There is no goroutine but those of the loads that run and of the calls of the
+// Store, and one that listens if the Store is a [Notifier]; none is left after
+// Close, but for calls of a Store that pays no heed to its deadline.
 //
 // A Loader is safe for concurrent use.
 type Loader[K comparable, V any] struct {

@@ -20,8 +20,9 @@ type Target struct {
 // for https as well as http. It must be absolute.
 func URL(url string) Target { return Target{kind: 'u', value: url} }
 
-// Prefix is every stored response whose URL, scheme included, begins with
-// prefix.
+// Prefix is every stored response whose URL begins with prefix: scheme, host in
+// lower case and without the scheme's own port, path as it was sent. The scheme
+// is that of the connection: http where a proxy in front has ended TLS.
 func Prefix(prefix string) Target { return Target{kind: 'p', value: prefix} }
 
 // Tag is every stored response that carries tag in one of

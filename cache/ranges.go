@@ -122,7 +122,7 @@ func parseContentRange(lines []string) (start, end, total int64, ok bool) {
 	return start, end, total, ok
 }
 
-// ifRange reports whether the client's Range still applies to e: there is no
+// rangeApplies reports whether the client's Range still applies to e: there is no
 // If-Range, or it names e by a strong validator (RFC 9110 §13.1.5).
 func (l *lookup) rangeApplies(e *entry, now time.Time) bool {
 	switch len(l.ifRange) {
