@@ -5,9 +5,9 @@ package degrade
 // read after.
 type waiter struct {
 	prio     Priority
-	flow     uint8 // the tenant's, see core.flowOf
+	flow     uint8 // the tenant's number, see acquireSlow
 	since    int64 // when it came
-	until    int64 // when the verdict was given
+	until    int64 // when it was given a slot
 	expires  int64 // when waiting on makes no sense
 	due      int64 // the same, in an overload
 	deadline int64 // when its caller gives up; 0 when unknown

@@ -146,8 +146,8 @@ func (c *core) drop(w *waiter, why verdict) {
 }
 
 // sweep drops those at the head of their lists who waited too long: in an
-// overload, longer than they were predicted to. Each also
-// has a timer of its own; sweeping keeps them from taking room until it fires.
+// overload, longer than they were predicted to. Each also has a timer of its own;
+// sweeping keeps them from taking room until it fires.
 func (c *core) sweep(now int64) {
 	if c.q.n == 0 {
 		return
