@@ -2,7 +2,9 @@ package redislimit_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -137,55 +139,100 @@ func TestARefusalByOneRateSpendsNothingOfTheOther(t *testing.T) {
 // Two processes, each with many goroutines, get together what one limit
 // allows: not one more, not one less.
 func TestTwoProcessesShareOneLimitExactly(t *testing.T) {
-	const burst = 3000
-	if addr := os.Getenv("REDISLIMIT_TEST_ADDR"); addr != "" {
-		rdb := redis.NewClient(&redis.Options{Addr: addr, PoolSize: 16})
-		defer rdb.Close()
-		l := ratelimit.MustNew(ratelimit.Config{
-			Rate:  ratelimit.Rate{Requests: 1, Per: time.Hour, Burst: burst},
-			Store: redislimit.New("two:", rdb), StoreTimeout: patient,
-		})
-		rdb.Incr(ctx, "ready")
-		require.Eventually(t, func() bool { n, _ := rdb.Get(ctx, "ready").Int(); return n == 2 }, 20*time.Second, time.Millisecond)
-		var admitted atomic.Int64
-		var wg sync.WaitGroup
-		for range 8 {
-			wg.Go(func() {
-				for refused := 0; refused < 10; {
-					if d, _ := l.Allow(ctx, "shared", 1); d.Allowed {
-						admitted.Add(1)
-					} else {
-						refused++
-					}
-				}
-			})
-		}
-		wg.Wait()
-		fmt.Printf("\nadmitted %d %d\n", admitted.Load(), l.Stats().Degraded)
-		return
-	}
-	addr := startServer(t).addr
-	self, err := os.Executable()
-	require.NoError(t, err)
-	var admitted, degraded [2]int64
-	var wg sync.WaitGroup
-	for i := range admitted {
-		wg.Go(func() {
-			cmd := exec.Command(self, "-test.run", "^"+t.Name()+"$")
-			cmd.Env = append(os.Environ(), "REDISLIMIT_TEST_ADDR="+addr)
-			out, err := cmd.Output()
-			_, line, _ := strings.Cut(string(out), "\nadmitted ")
-			if _, scanErr := fmt.Sscan(line, &admitted[i], &degraded[i]); err != nil || scanErr != nil {
-				t.Errorf("%v, %v: %s", err, scanErr, out)
+	for _, c := range []struct {
+		rate ratelimit.Rate
+		goes time.Duration // on, after the first refusal
+	}{
+		{ratelimit.Rate{Requests: 1, Per: time.Hour, Burst: 3000}, 0},
+		{ratelimit.Rate{Requests: 500, Per: time.Second, Burst: 1000}, time.Second},
+	} {
+		t.Run(c.rate.String(), func(t *testing.T) {
+			if addr := os.Getenv("REDISLIMIT_TEST_ADDR"); addr != "" {
+				hammer(t, addr, c.rate, c.goes)
+				return
 			}
+			addr := startServer(t).addr
+			self, err := os.Executable()
+			require.NoError(t, err)
+			var got [2]hammered
+			var wg sync.WaitGroup
+			for i := range got {
+				wg.Go(func() {
+					cmd := exec.Command(self, "-test.run", "^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$")
+					cmd.Env = append(os.Environ(), "REDISLIMIT_TEST_ADDR="+addr)
+					out, err := cmd.Output()
+					_, line, _ := strings.Cut(string(out), "\nhammered ")
+					if scanErr := json.NewDecoder(strings.NewReader(line)).Decode(&got[i]); err != nil || scanErr != nil {
+						t.Errorf("%v, %v: %s", err, scanErr, out)
+					}
+				})
+			}
+			wg.Wait()
+			a, b := got[0], got[1]
+			require.Zero(t, a.Degraded+b.Degraded)
+			require.NotZero(t, a.Admitted)
+			require.NotZero(t, b.Admitted)
+			within := func(from, to int64) float64 { // what comes in
+				return float64(c.rate.Requests) * float64(to-from) / float64(c.rate.Per)
+			}
+			// Who is refused has left no whole token: so all of the burst was
+			// taken before the first refusal, and all that came in since then,
+			// which is too little to fill the bucket, before the last. The
+			// server's clock counts microseconds.
+			total, burst := float64(a.Admitted+b.Admitted), float64(c.rate.Burst)
+			least := math.Floor(burst + within(min(a.Refused, b.Refused), max(a.LastAsked, b.LastAsked)) - within(0, 2000))
+			most := burst + within(min(a.Began, b.Began), max(a.Ended, b.Ended))
+			require.GreaterOrEqual(t, total, least)
+			require.LessOrEqual(t, total, most)
+			t.Logf("%d and %d, of at least %.0f and at most %.1f", a.Admitted, b.Admitted, least, most)
+		})
+	}
+}
+
+// hammered is what one process has got. Times are of the clock that all
+// processes share, in nanoseconds.
+type hammered struct {
+	Admitted, Degraded int64
+	Began, Ended       int64
+	Refused            int64 // when the first refusal had come
+	LastAsked          int64 // when the last that was refused had asked
+}
+
+// hammer asks for one key, together with another process, until each of its
+// goroutines is refused, and then goes on for a while. Only the real clock is
+// the same in two processes.
+func hammer(t *testing.T, addr string, rate ratelimit.Rate, goes time.Duration) {
+	rdb := redis.NewClient(&redis.Options{Addr: addr, PoolSize: 16})
+	defer rdb.Close()
+	l := ratelimit.MustNew(ratelimit.Config{Rate: rate, Store: redislimit.New("two:", rdb), StoreTimeout: patient})
+	rdb.Incr(ctx, "ready")
+	require.Eventually(t, func() bool { n, _ := rdb.Get(ctx, "ready").Int(); return n == 2 }, 20*time.Second, time.Millisecond)
+	h := hammered{Began: time.Now().UnixNano(), Refused: math.MaxInt64}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			admitted, first, last := int64(0), int64(math.MaxInt64), int64(0)
+			for refused := 0; refused < 10 || last-first < int64(goes); {
+				asked := time.Now().UnixNano()
+				if d, _ := l.Allow(ctx, "shared", 1); d.Allowed {
+					admitted++
+					continue
+				}
+				refused++
+				first, last = min(first, time.Now().UnixNano()), asked
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			h.Admitted += admitted
+			h.Refused, h.LastAsked = min(h.Refused, first), max(h.LastAsked, last)
 		})
 	}
 	wg.Wait()
-	require.Zero(t, degraded[0]+degraded[1])
-	require.EqualValues(t, burst, admitted[0]+admitted[1])
-	require.NotZero(t, admitted[0])
-	require.NotZero(t, admitted[1])
-	t.Logf("%d and %d", admitted[0], admitted[1])
+	h.Ended, h.Degraded = time.Now().UnixNano(), int64(l.Stats().Degraded)
+	line, err := json.Marshal(h)
+	require.NoError(t, err)
+	fmt.Printf("\nhammered %s\n", line)
 }
 
 func TestAKilledServerDegradesAndComesBack(t *testing.T) {
