@@ -20,7 +20,10 @@ import (
 	"github.com/go-spillway/spillway/ratelimit"
 )
 
-var rounds = flag.Int("rounds", 25, "how often the hostile battery does each thing in a row")
+var (
+	rounds = flag.Int("rounds", 25, "how often the hostile battery does each thing in a row")
+	scale  = flag.Bool("scale", false, "measure a million of everything, instead of a hundredth of it")
+)
 
 // parts are the six of them, set so that nothing is refused unless a test
 // makes it so.
@@ -139,4 +142,13 @@ func goroutines() int {
 		}
 	}
 	return n
+}
+
+// heap is what lives on the heap.
+func heap() float64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
 }

@@ -3,16 +3,21 @@ package chain
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/go-spillway/spillway/degrade"
 )
 
 // TestEventsArriveAtOnceForTenMinutes: what is slow, long and quiet at times is
@@ -73,6 +78,133 @@ func notOK(c *http.Client, url string) string {
 		return fmt.Sprintf("%s %q %v", resp.Status, b, err)
 	}
 	return ""
+}
+
+// TestTenThousandStreams holds server-sent events open through the whole chain,
+// by the bare handler and by the chain, and compares what each stream takes.
+// Every stream gets every event, a normal request passes meanwhile, and nothing
+// is left when the clients have gone.
+func TestTenThousandStreams(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector has a heap of its own")
+	}
+	n := 300
+	if *scale {
+		n = 10_000
+	}
+	each, stack := map[string]float64{}, map[string]float64{}
+	var took [2]time.Duration
+	for i, name := range []string{"bare", "chain"} {
+		tick := make(chan struct{})
+		events := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/events" {
+				io.WriteString(w, "ok")
+				return
+			}
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.Header().Set("Cache-Control", "no-store")
+			rc := http.NewResponseController(w)
+			for {
+				io.WriteString(w, "data: event\n\n")
+				if rc.Flush() != nil {
+					return
+				}
+				select {
+				case <-tick:
+				case <-r.Context().Done():
+					return
+				}
+			}
+		})
+		p := newParts()
+		p.shed = degrade.MustNew(degrade.Config{}) // streams give their slot back
+		h := http.Handler(events)
+		if name == "chain" {
+			h = p.handler(h)
+		}
+		ln := newPipes()
+		srv := &http.Server{Handler: h, ErrorLog: quiet}
+		served := make(chan error)
+		go func() { served <- srv.Serve(ln) }()
+
+		goroutinesBefore, before, stacksBefore := runtime.NumGoroutine(), heap(), stacks()
+		conns := make([]net.Conn, n)
+		readers := make([]*bufio.Reader, n)
+		for i := range conns {
+			conns[i] = ln.dial()
+			_, err := io.WriteString(conns[i], "GET /events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+			require.NoError(t, err)
+			readers[i] = bufio.NewReaderSize(conns[i], 1024)
+			requireEvent(t, readers[i])
+		}
+		each[name] = (heap() - before) / float64(n)
+		stack[name] = (stacks() - stacksBefore) / float64(n)
+		if name == "chain" {
+			require.Equal(t, n, p.shed.Stats().Streams)
+			require.Zero(t, p.shed.Stats().InFlight)
+			require.Equal(t, 200, get(h, "/normal").Code)
+		}
+		began := time.Now()
+		go func() { // one more event for everybody
+			for range n {
+				tick <- struct{}{}
+			}
+		}()
+		var wg sync.WaitGroup
+		missing := make(chan error, n)
+		for _, r := range readers {
+			wg.Go(func() {
+				if err := readEvent(r); err != nil {
+					missing <- err
+				}
+			})
+		}
+		wg.Wait()
+		took[i] = time.Since(began)
+		require.Empty(t, missing)
+		for _, c := range conns {
+			c.Close()
+		}
+		settles(t, "goroutines return", func() bool { return runtime.NumGoroutine() <= goroutinesBefore+5 })
+		if name == "chain" {
+			require.Zero(t, p.shed.Stats().Streams)
+			require.Zero(t, p.health.Stats().InFlight)
+			require.Zero(t, p.b.Stats().Failed, "a client that hangs up is no failure")
+		}
+		srv.Close()
+		require.ErrorIs(t, <-served, http.ErrServerClosed)
+	}
+	t.Logf("| %d streams of server-sent events | %.1f KB each and %.1f KB of stack, without the chain %.1f and %.1f | an event to all in %v; without the chain %v |",
+		n, each["chain"]/1e3, stack["chain"]/1e3, each["bare"]/1e3, stack["bare"]/1e3, took[1].Round(time.Millisecond), took[0].Round(time.Millisecond))
+	require.Less(t, each["chain"]-each["bare"], 8e3, "bytes of heap that the chain takes for a stream")
+}
+
+// readEvent reads to the end of the next event. The header of the response
+// comes with the first.
+func readEvent(r *bufio.Reader) error {
+	for {
+		line, err := r.ReadString('\n')
+		switch {
+		case err != nil:
+			return err
+		case strings.HasPrefix(line, "HTTP/1.1 ") && !strings.HasPrefix(line, "HTTP/1.1 200"):
+			return errors.New(line)
+		case strings.HasPrefix(line, "data: event"):
+			return nil
+		}
+	}
+}
+
+func requireEvent(t *testing.T, r *bufio.Reader) {
+	t.Helper()
+	require.NoError(t, readEvent(r))
+}
+
+// stacks is what the goroutines' stacks take.
+func stacks() float64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.StackInuse)
 }
 
 // pipes is a net.Listener without sockets: so many connections at once would
