@@ -9,20 +9,29 @@ import (
 // before it was called. They are sent with its response and never stored. A
 // nil *outerFields has none.
 type outerFields struct {
-	few  [6]field // of which n are in use, unless there are more than fit
-	n    int
-	many http.Header
+	few  [2]outerField // the two of a rate limiter, say; a name of "" is none
+	more []outerField
+}
+
+type outerField struct {
+	name   string
+	values []string
 }
 
 // note remembers what h holds now. The handler may change h afterwards.
 func (o *outerFields) note(h http.Header) {
-	if len(h) > len(o.few) {
-		o.many = h.Clone()
-		return
-	}
+	n := 0
 	for name, values := range h {
-		o.few[o.n] = field{name: name, values: values}
-		o.n++
+		f := outerField{name, values}
+		switch {
+		case n < len(o.few):
+			o.few[n] = f
+		case o.more == nil:
+			o.more = append(make([]outerField, 0, len(h)-n), f)
+		default:
+			o.more = append(o.more, f)
+		}
+		n++
 	}
 }
 
@@ -31,12 +40,14 @@ func (o *outerFields) values(name string) []string {
 	if o == nil {
 		return nil
 	}
-	for i := range o.few[:o.n] {
-		if o.few[i].name == name {
-			return o.few[i].values
+	for _, fields := range [...][]outerField{o.few[:], o.more} {
+		for i := range fields {
+			if fields[i].name == name {
+				return fields[i].values
+			}
 		}
 	}
-	return o.many[name]
+	return nil
 }
 
 // had reports whether a field was there with just these values.

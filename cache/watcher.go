@@ -17,13 +17,13 @@ type watcher struct {
 	c *Cache
 	r *http.Request
 
-	job    watchJob
-	result Result
-	why    reason
-	fwd    string // why it was forwarded, for Cache-Status
-
-	seen     bool    // the header has gone by
-	returned bool    // the handler has returned
+	job      watchJob
+	result   Result
+	why      reason
+	seen     bool // the header has gone by
+	returned bool // the handler has returned
+	asker    asker
+	fwd      string  // why it was forwarded, for Cache-Status
 	keep     *flight // stores the answer as it passes, or nil
 
 	// What some jobs need.
@@ -31,7 +31,6 @@ type watcher struct {
 	key     string
 	started time.Duration
 	outer   outerFields
-	asker   asker
 	unfit   *unfitKey
 	call    *unsafeCall
 }

@@ -49,7 +49,7 @@ func (s *Switch) tick(now time.Time) {
 		down[i] = !up(f.needs)
 	}
 	s.mu.Lock()
-	s.due.Store(now.Add(every).UnixNano())
+	s.due.Store(int64(now.Sub(s.epoch) + every))
 	before, dim := s.level, s.auto.dim
 	s.decideLocked(now, p)
 	changed := s.level != before || s.auto.dim != dim

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -115,22 +116,12 @@ func (f *Feature) EnabledFor(ctx context.Context) bool {
 	if st.on {
 		return true
 	}
-	if st.share > 0 && f.place(p) < st.share {
+	// Features differ, so that not the same users lose all of them.
+	if st.share > 0 && place(f.name, p.m.name) < st.share || slices.Contains(st.keys, p.m.name) {
 		return true
 	}
-	for _, k := range st.keys {
-		if k == p.name {
-			return true
-		}
-	}
-	p.leave(f.name)
+	p.m.leave(f.name)
 	return false
-}
-
-// place is where the user stands among all users with regard to f, in [0, 1).
-// Features differ, so that not the same users lose all of them.
-func (f *Feature) place(p *pin) float64 {
-	return place(f.name, p.name)
 }
 
 // Handler answers with live while the feature is on for the request, and with
@@ -147,7 +138,7 @@ func (f *Feature) Handler(live, fallback http.Handler) http.Handler {
 			return
 		}
 		if r.Context().Value(snapshotKey) == nil { // no Switch.Handler in front
-			m := &marker{ResponseWriter: w, p: &pin{sw: f.sw, left: []string{f.name}}}
+			m := &marker{ResponseWriter: w, sw: f.sw, left: []string{f.name}}
 			defer m.send(http.StatusOK) // when nothing was written
 			w = m
 		}

@@ -5,16 +5,37 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
-// marker writes the marks of a degraded answer before its header goes out.
+// A marker knows what one user goes without, and writes the marks of a degraded
+// answer before its header goes out.
 type marker struct {
 	http.ResponseWriter
-	p    *pin
+	sw   *Switch
+	name string // of the user
 	sent bool
+
+	mu   sync.Mutex // protects what follows
+	left []string   // features left out
+}
+
+func (m *marker) leave(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Contains(m.left, name) {
+		m.left = append(m.left, name)
+	}
+}
+
+func (m *marker) out() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return strings.Join(m.left, ", ")
 }
 
 func (m *marker) send(status int) {
@@ -22,8 +43,8 @@ func (m *marker) send(status int) {
 		return
 	}
 	m.sent = true
-	if left := m.p.out(); left != "" {
-		m.p.sw.mark(m.Header(), status, left)
+	if left := m.out(); left != "" {
+		m.sw.mark(m.Header(), status, left)
 	}
 }
 

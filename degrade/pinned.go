@@ -4,8 +4,6 @@ import (
 	"context"
 	"hash/fnv"
 	"net/http"
-	"strings"
-	"sync"
 	"time"
 )
 
@@ -33,9 +31,9 @@ func place(feature, user string) float64 {
 // at most.
 func (s *Switch) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		now := time.Now()
-		if due := s.due.Load(); now.UnixNano() >= due && s.due.CompareAndSwap(due, now.Add(every).UnixNano()) {
-			s.tick(now)
+		now := int64(time.Since(s.epoch))
+		if due := s.due.Load(); now >= due && s.due.CompareAndSwap(due, now+int64(every)) {
+			s.tick(time.Now())
 		}
 		sn := s.now.Load()
 		if sn.plain {
@@ -43,28 +41,29 @@ func (s *Switch) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, p.carry(r))
 			return
 		}
-		p := &pin{Context: r.Context(), sw: s, sn: sn, name: s.cfg.Key(r)}
-		if sn.part != nil && place("level", p.name) < sn.share {
+		x := &struct {
+			pin
+			marker
+		}{pin: pin{Context: r.Context(), sw: s, sn: sn}}
+		p, m := &x.pin, &x.marker
+		p.m, m.name = m, s.cfg.Key(r)
+		if sn.part != nil && place("level", m.name) < sn.share {
 			p.sn = sn.part
 		}
-		p.m = marker{ResponseWriter: w, p: p}
-		next.ServeHTTP(&p.m, p.carry(r))
-		p.m.send(http.StatusOK) // when nothing was written
+		m.ResponseWriter, m.sw = w, s
+		next.ServeHTTP(m, p.carry(r))
+		m.send(http.StatusOK) // when nothing was written
 	})
 }
 
-// pin is what one request goes by: its context, the request with that context,
-// and the ResponseWriter that it is answered to, in one allocation.
+// pin is what one request goes by: its context, and the request with that
+// context, in one allocation.
 type pin struct {
 	context.Context
-	sw   *Switch
-	sn   *snapshot
-	name string // of the user
-	r    http.Request
-	m    marker
-
-	mu   sync.Mutex // protects what follows
-	left []string   // features left out
+	sw *Switch
+	sn *snapshot
+	m  *marker // nil while everybody has everything
+	r  http.Request
 }
 
 // Value returns p itself for its key.
@@ -79,21 +78,4 @@ func (p *pin) Value(key any) any {
 func (p *pin) carry(r *http.Request) *http.Request {
 	p.r = *r.WithContext(p)
 	return &p.r
-}
-
-func (p *pin) leave(name string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, n := range p.left {
-		if n == name {
-			return
-		}
-	}
-	p.left = append(p.left, name)
-}
-
-func (p *pin) out() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return strings.Join(p.left, ", ")
 }

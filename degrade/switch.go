@@ -94,11 +94,12 @@ const every = 250 * time.Millisecond
 // A Switch turns features off when the pressure is high, and on again. It is
 // safe for concurrent use.
 type Switch struct {
-	cfg  SwitchConfig
-	name string
+	cfg   SwitchConfig
+	name  string
+	epoch time.Time
 
 	now      atomic.Pointer[snapshot]
-	due      atomic.Int64 // when the pressure is looked at next, UnixNano
+	due      atomic.Int64 // when the pressure is looked at next, ns since epoch
 	panics   atomic.Uint64
 	degraded atomic.Uint64 // answers marked
 
@@ -174,7 +175,7 @@ func NewSwitch(cfg SwitchConfig) (*Switch, error) {
 	if cfg.Key == nil {
 		cfg.Key = remoteHost
 	}
-	s := &Switch{cfg: cfg, name: cfg.Name, overrides: map[string]Override{}}
+	s := &Switch{cfg: cfg, name: cfg.Name, epoch: time.Now(), overrides: map[string]Override{}}
 	if s.name == "" {
 		s.name = "default"
 	}

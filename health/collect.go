@@ -37,14 +37,23 @@ var bucketLabels = func() (out [len(buckets) + 1]string) {
 type histogram struct {
 	counts [len(buckets) + 1]atomic.Uint64
 	nanos  atomic.Int64
-	_      [64]byte // its neighbours are counted by other requests
 }
 
 func (h *histogram) observe(d time.Duration) {
-	s := d.Seconds()
-	i, _ := slices.BinarySearch(buckets[:], s)
+	i, s := 0, d.Seconds()
+	for i < len(buckets) && s > buckets[i] {
+		i++
+	}
 	h.counts[i].Add(1)
 	h.nanos.Add(int64(max(0, d)))
+}
+
+// add adds what o has counted.
+func (h *histogram) add(o *histogram) {
+	for i := range o.counts {
+		h.counts[i].Add(o.counts[i].Load())
+	}
+	h.nanos.Add(o.nanos.Load())
 }
 
 func (h *histogram) count() (n uint64) {
@@ -173,13 +182,13 @@ func (h *Checker) Collect(emit func(name, help, kind string, value float64, labe
 	emit("spillway_health_maintenance", "Whether the service was made not ready by hand.",
 		"gauge", one(rep.Maintenance), "checker", me)
 	emit("spillway_health_inflight_requests", "Requests being served, probes not counted.",
-		"gauge", float64(h.inflight.Load()), "checker", me)
+		"gauge", float64(h.served.inflight()), "checker", me)
 	emit("spillway_health_drain_aborted_requests_total", "Requests cut off because they did not end in time.",
 		"counter", float64(h.aborted.Load()), "checker", me)
 	emit("spillway_health_hook_panics_total", "Panics in hooks of the configuration.",
 		"counter", float64(h.hookPanics.Load()), "checker", me)
-	for i := range h.requests {
-		h.requests[i].emit(emit, "spillway_http_request_duration_seconds",
+	for i := range classCount {
+		h.served.class(i).emit(emit, "spillway_http_request_duration_seconds",
 			"How long requests took, by the class of their status; canceled if the client hung up.",
 			"checker", me, "code", classNames[i])
 	}
@@ -220,7 +229,7 @@ func (h *Checker) Stats() Stats {
 	rep := h.Report()
 	s := Stats{
 		Live: rep.Live, Ready: rep.Ready, Startup: rep.Startup, Phase: rep.Phase,
-		Checks: len(rep.Checks), InFlight: h.inflight.Load(), Aborted: h.aborted.Load(), HookPanics: h.hookPanics.Load(),
+		Checks: len(rep.Checks), InFlight: h.served.inflight(), Aborted: h.aborted.Load(), HookPanics: h.hookPanics.Load(),
 	}
 	for _, r := range rep.Checks {
 		if r.Status == Pass {
@@ -238,8 +247,8 @@ func (h *Checker) Stats() Stats {
 	for i := range h.probes {
 		s.Probes += h.probes[i].ok.Load() + h.probes[i].failed.Load()
 	}
-	for i := range h.requests {
-		s.Requests += h.requests[i].count()
+	for i := range classCount {
+		s.Requests += h.served.class(i).count()
 	}
 	return s
 }

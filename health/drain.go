@@ -285,7 +285,7 @@ func (h *Checker) close(srv *http.Server, force <-chan struct{}) error {
 	if ctx.Err() == nil && h.waitIdle(ctx) {
 		return err
 	}
-	n, waited := h.inflight.Load(), time.Since(start)
+	n, waited := h.served.inflight(), time.Since(start)
 	h.aborted.Add(uint64(max(0, n)))
 	srv.Close()
 	select {
@@ -306,7 +306,7 @@ func (h *Checker) close(srv *http.Server, force <-chan struct{}) error {
 // waitIdle waits until no request is in flight and reports whether that came
 // before ctx ended.
 func (h *Checker) waitIdle(ctx context.Context) bool {
-	for h.inflight.Load() > 0 {
+	for h.served.inflight() > 0 {
 		select {
 		case <-h.idle:
 		case <-ctx.Done():

@@ -153,7 +153,8 @@ func (h *Checker) authorized(r *http.Request) (ok bool) {
 // serve passes a request that is not a probe to next.
 func (h *Checker) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	start := h.now()
-	h.inflight.Add(1)
+	st := h.served.mine()
+	st.inflight.Add(1)
 	if h.phase.Load() != int32(Serving) {
 		h.lastArrival.Store(start)
 	}
@@ -171,7 +172,7 @@ func (h *Checker) serve(w http.ResponseWriter, r *http.Request, next http.Handle
 			sw.mark(http.StatusOK) // what net/http sends for us
 			sw.status = http.StatusOK
 		}
-		class := classOf(sw.status)
+		class := classOf(int(sw.status))
 		switch {
 		case !returned:
 			class = class5xx // a panic, which goes on up
@@ -179,9 +180,9 @@ func (h *Checker) serve(w http.ResponseWriter, r *http.Request, next http.Handle
 			class = classCanceled // the client is gone: neither good nor bad
 		}
 		if !sw.stream {
-			h.requests[class].observe(time.Duration(h.now() - start))
+			st.requests[class].observe(time.Duration(h.now() - start))
 		}
-		if h.inflight.Add(-1) == 0 && h.phase.Load() >= int32(Closing) {
+		if st.inflight.Add(-1) == 0 && h.phase.Load() >= int32(Closing) {
 			select {
 			case h.idle <- struct{}{}:
 			default:

@@ -126,15 +126,14 @@ type Checker struct {
 
 	// What requests count. See handler.go and collect.go.
 	phase       atomic.Int32
-	inflight    atomic.Int64
 	lastArrival atomic.Int64 // nanoseconds since epoch; kept while draining only
 	idle        chan struct{}
 	draining    chan struct{} // closed when draining starts
 	probes      [groupCount]probeCounts
-	requests    [classCount]histogram
 	aborted     atomic.Uint64
 	servers     atomic.Int32 // calls of Serve that have not stopped
 	hookPanics  atomic.Uint64
+	served      served
 
 	// mu protects what follows. No code of the user is called while it is
 	// held.

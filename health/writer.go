@@ -13,7 +13,7 @@ import (
 type writer struct {
 	http.ResponseWriter
 	h        *Checker
-	status   int // of the final header; zero before it
+	status   int32 // of the final header; zero before it
 	hijacked bool
 	stream   bool // of events
 }
@@ -39,7 +39,7 @@ func (w *writer) mark(code int) {
 func (w *writer) WriteHeader(code int) {
 	if w.status == 0 && (code >= 200 || code == http.StatusSwitchingProtocols) {
 		w.mark(code)
-		w.status = code
+		w.status = int32(code)
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
