@@ -66,11 +66,18 @@ func Cases() []*Case {
 }
 
 // blank is a ResponseWriter that costs nothing.
-type blank struct{ header http.Header }
+type blank struct {
+	header  http.Header
+	refused int // answers that were not 200
+}
 
 func (w *blank) Header() http.Header         { return w.header }
 func (w *blank) Write(p []byte) (int, error) { return len(p), nil }
-func (w *blank) WriteHeader(int)             {}
+func (w *blank) WriteHeader(status int) {
+	if status != http.StatusOK {
+		w.refused++
+	}
+}
 
 // A caller calls a handler as one connection does, one request at a time.
 type caller struct {
@@ -86,8 +93,8 @@ func newCaller(c *Case, first int) *caller {
 	r.Header.Set("Accept", "*/*")
 	// The first answer gets a header map of its own: stampede keeps that very
 	// map, and reads it at each hit.
-	c.h.ServeHTTP(&blank{http.Header{}}, r.Clone(r.Context()))
-	return &caller{c, &blank{http.Header{}}, r, first}
+	c.h.ServeHTTP(&blank{header: http.Header{}}, r.Clone(r.Context()))
+	return &caller{c, &blank{header: http.Header{}}, r, first}
 }
 
 func (c *caller) call() {
@@ -103,6 +110,7 @@ func (c *caller) call() {
 type InProcess struct {
 	*Case
 	Allocs, Bytes float64      // for one request
+	Refused       int          // answers that cost less than those that are asked for, and are in the other figures
 	slices        [2][]float64 // nanoseconds of processor time for one request, by round; serial and parallel
 }
 
@@ -148,6 +156,11 @@ func MeasureInProcess(cases []*Case, rounds int, slice time.Duration) []*InProce
 		for _, p := range all {
 			p.slices[0] = append(p.slices[0], spend(callers[p][:1], slice))
 			p.slices[1] = append(p.slices[1], spend(callers[p], slice))
+		}
+	}
+	for _, p := range all {
+		for _, c := range callers[p] {
+			p.Refused += c.w.refused
 		}
 	}
 	return all

@@ -123,6 +123,11 @@ func table(w io.Writer, root string, short bool) error {
 				p.Allocs-bare.Allocs, p.Bytes-bare.Bytes, ratio)
 		}
 	}
+	for _, p := range inProcess {
+		if p.Refused > 0 {
+			fmt.Fprintf(w, "\nOf %s, %s, %d answers were refusals.\n", p.Name, kinds[p.Kind], p.Refused)
+		}
+	}
 	fmt.Fprint(w, "\nOver loopback: throughput with 16 connections, as a share of the bare handler's (last row: of `httputil.ReverseProxy`'s), client and server on the same cores. Bare beside bare shows the noise.\n\n")
 	fmt.Fprint(w, "| request | bare | spillway | rivals |\n|---|---|---|---|\n")
 	all := append(loopback, proxied...)

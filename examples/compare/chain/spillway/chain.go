@@ -15,7 +15,7 @@ import (
 // Chain guards next: health, ratelimit, cache, degrade with a feature, breaker.
 func Chain(next http.Handler) http.Handler {
 	h := health.MustNew(health.Config{})
-	lim := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(1_000_000), Key: ratelimit.ClientIP()})
+	lim := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(100_000_000), Key: ratelimit.ClientIP()})
 	pages := cache.MustNew(cache.Config{MaxBytes: 16 << 20})
 	shed := degrade.MustNew(degrade.Config{})
 	sw := degrade.MustNewSwitch(degrade.SwitchConfig{})
