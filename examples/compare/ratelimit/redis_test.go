@@ -81,8 +81,9 @@ func theScript(t testing.TB, rdb *redis.Client) (script *redis.Script, args []an
 }
 
 // TestOneDecisionOverRedis takes turns, in a random order, so that what else the
-// machine does, and what the one before left in its caches, falls on all alike: a bare EVALSHA of an empty
-// script, one of the script that decides, the Limiter, and redis_rate.
+// machine does, and what the one before left in its caches, falls on all alike:
+// a bare EVALSHA of an empty script, one of the script that decides, the Limiter,
+// and redis_rate.
 func TestOneDecisionOverRedis(t *testing.T) {
 	needFigures(t)
 	rdb, _ := startRedis(t)
@@ -203,7 +204,7 @@ func TestAStoppedServer(t *testing.T) {
 		start := time.Now()
 		l.Allow(ctx, strconv.Itoa(i%100), 1)
 		took = append(took, time.Since(start))
-		time.Sleep(100 * time.Microsecond)
+		time.Sleep(100 * time.Microsecond) // for real, as redis-server and its timeout are
 	}
 	slices.Sort(took)
 	t.Logf("deadline 25ms: p50 %v, p99 %v, longest %v", took[2500], took[4950], took[4999])
