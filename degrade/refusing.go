@@ -2,6 +2,7 @@ package degrade
 
 import (
 	"fmt"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,13 +45,17 @@ func (s *Shedder) settleLocked(last, now int64) {
 func (s *Shedder) at(now int64) time.Time { return s.epoch.Add(time.Duration(now)) }
 
 func (s *Shedder) tell(c Change) {
-	if s.cfg.OnChange == nil {
-		return
+	if s.cfg.OnChange != nil {
+		call(s.cfg.OnChange, c, &s.panics)
 	}
+}
+
+// call calls a hook, and counts its panics.
+func call(hook func(Change), c Change, panics *atomic.Uint64) {
 	defer func() {
 		if recover() != nil {
-			s.panics.Add(1)
+			panics.Add(1)
 		}
 	}()
-	s.cfg.OnChange(c)
+	hook(c)
 }

@@ -71,18 +71,9 @@ func (s *Switch) tell() {
 		c := s.queue[0]
 		s.queue = s.queue[1:]
 		s.mu.Unlock()
-		s.call(c)
+		call(s.cfg.OnChange, c, &s.panics)
 		s.mu.Lock()
 	}
 	s.telling = false
 	s.mu.Unlock()
-}
-
-func (s *Switch) call(c Change) {
-	defer func() {
-		if recover() != nil {
-			s.panics.Add(1)
-		}
-	}()
-	s.cfg.OnChange(c)
 }

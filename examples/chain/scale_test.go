@@ -51,13 +51,6 @@ func perCall(n int, call func(i int)) (ns, allocs float64) {
 	return ns, testing.AllocsPerRun(1000, next)
 }
 
-// sink is a ResponseWriter that costs nothing.
-type sink struct{ header http.Header }
-
-func (w *sink) Header() http.Header         { return w.header }
-func (w *sink) Write(p []byte) (int, error) { return len(p), nil }
-func (w *sink) WriteHeader(int)             {}
-
 func plainRequest() *http.Request {
 	return httptest.NewRequest("GET", "http://api.example/product/42", nil)
 }
@@ -83,7 +76,7 @@ var growing = []struct {
 		rate.Per = 24 * time.Hour // a bucket in debt is held, one that is full again need not be
 		lim := ratelimit.MustNew(ratelimit.Config{Rate: rate, Key: ratelimit.ClientIP()})
 		h := lim.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-		w, r := &sink{http.Header{}}, plainRequest()
+		w, r := &blank{http.Header{}}, plainRequest()
 		return func(i int) {
 				clear(w.header)
 				r.RemoteAddr = fmt.Sprintf("10.%d.%d.%d:80", i>>16, i>>8&255, i&255)
@@ -100,7 +93,7 @@ var growing = []struct {
 			w.Header()["Cache-Control"] = []string{"max-age=3600"}
 			io.WriteString(w, "a small response")
 		}))
-		w, r := &sink{http.Header{}}, plainRequest()
+		w, r := &blank{http.Header{}}, plainRequest()
 		return func(i int) {
 				clear(w.header)
 				r.URL.Path = "/" + strconv.Itoa(10_000_000+i)

@@ -32,8 +32,9 @@ const soakEnv = "SPILLWAY_CHAIN_SOAK_BACKEND"
 // page is what each backend answers for a number.
 func page(n string) string { return fmt.Sprintf("page %s %x\n", n, sha256.Sum256([]byte(n))) }
 
-// TestSoakBackend is the main function of a backend. It ends with its parent,
-// however that dies: it waits for the end of its stdin.
+// TestSoakBackend is the main function of a backend, which takes its time by the
+// real clock. It ends with its parent, however that dies: it waits for the end of
+// its stdin.
 func TestSoakBackend(t *testing.T) {
 	addr, ledger, ok := strings.Cut(os.Getenv(soakEnv), " ")
 	if !ok {
