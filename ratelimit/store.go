@@ -18,7 +18,8 @@ import (
 //
 // that returns true, if its calls do return as soon as their context ends. The
 // context of such a call ends at most an eighth of StoreTimeout early, and
-// goes on when the caller leaves.
+// goes on when the caller leaves, unless his own deadline is sooner: then it is
+// his.
 type Store interface {
 	// Take takes tokens from each of the buckets: most, or as many fewer as
 	// it sees fit, but at least least, and from all of them the same number;
