@@ -5,8 +5,6 @@ import (
 	"io"
 	"net/http"
 	"runtime"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -57,17 +55,6 @@ func (t *transport) call(f *flight, out *http.Request, got func(*http.Response, 
 		}
 		f.end(err, trailerFields(resp.Trailer))
 	}
-}
-
-func trailerFields(h http.Header) []field {
-	var out []field
-	for name, values := range h {
-		if len(values) > 0 {
-			out = append(out, field{name: name, values: slices.Clip(values)})
-		}
-	}
-	slices.SortFunc(out, func(a, b field) int { return strings.Compare(a.name, b.name) })
-	return out
 }
 
 // lead makes the call for everyone who waits.

@@ -1,9 +1,11 @@
 package cache
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
+	"time"
 )
 
 // follow answers from what f's leader gets. It reports false if the request
@@ -79,4 +81,86 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, f *flight, rd *
 			return true
 		}
 	}
+}
+
+// wait waits for the header of f's response. The handler may be deaf to its
+// context, so those who wait look at the clock themselves, a moment later.
+func (f *flight) wait(ctx context.Context) error {
+	if f.ready == nil { // it had come before
+		return nil
+	}
+	var late <-chan time.Time
+	if d := f.c.fillTimeout; d > 0 {
+		timer := time.NewTimer(f.started + d + min(d/10, time.Second) - f.c.now())
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case <-f.ready:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-late:
+		f.shard.mu.Lock()
+		f.joinable = false
+		f.shard.mu.Unlock()
+		return errFillTimeout
+	}
+}
+
+// await waits and returns what those who wait may answer from, if it suits
+// them: nil if there is nothing.
+func (f *flight) await(ctx context.Context) (*entry, error) {
+	err := f.wait(ctx)
+	switch err {
+	case nil:
+		return f.share, nil
+	case errFillTimeout:
+		if e := f.standIn(); e != nil {
+			return e, nil
+		}
+	}
+	return nil, err
+}
+
+// standIn returns what those who have waited too long may be answered with, or
+// nil.
+func (f *flight) standIn() *entry {
+	f.shard.mu.Lock()
+	e := f.stale // fromTier may just be setting it
+	f.shard.mu.Unlock()
+	now := f.c.now()
+	if e == nil || e.part || f.strict || !f.c.staleIfError(e, http.StatusGatewayTimeout, now) {
+		return nil
+	}
+	f.c.failedOver.Store(max(1, int64(now)))
+	return e
+}
+
+// answer returns what a request that has waited for f is answered with from e,
+// which await has returned. ok is false if that does not suit it.
+func (f *flight) answer(r *http.Request, l *lookup, e *entry) (rep reply, st stamp, result Result, ok bool) {
+	c := f.c
+	if e == nil || !c.normal.matches(e, r.Header) {
+		return rep, st, Failed, false
+	}
+	now := c.now()
+	if rep, ok = l.replyFor(e, c.wall(now)); !ok {
+		return rep, st, Failed, false
+	}
+	fw := f.forward()
+	fw.collapsed = true
+	result = Collapsed
+	if e == f.stale {
+		result, fw.detail = Stale, "stale-if-error"
+	}
+	return rep, c.stampOf(e, now, fw.line(c.statusName)), result, true
+}
+
+// freed reports whether those who have waited in vain are to call the origin
+// themselves, and not to wait again.
+func (f *flight) freed() bool {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	return f.free
 }

@@ -11,11 +11,6 @@ import (
 	"time"
 )
 
-// ErrNotFound is what a load returns when the source has no such thing. Its
-// answer is kept for [LoaderConfig.NotFoundTTL], and [Loader.Get] returns an
-// error that is ErrNotFound to [errors.Is].
-var ErrNotFound = errors.New("cache: not found")
-
 // LoaderConfig configures a [Loader]. Load or LoadMany is required. Every other
 // zero field is its default.
 type LoaderConfig[K comparable, V any] struct {

@@ -5,10 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
-	"strings"
 	"sync/atomic"
-	"time"
 )
 
 // inlineBody is how much of a body the leader may hold back before it starts
@@ -293,48 +290,3 @@ func (rec *recorder) abort() {
 		<-rec.pumped
 	}
 }
-
-// trailersOf returns the trailer fields that the handler has set in h.
-func trailersOf(h http.Header) []field {
-	var out []field
-	declared := namedFields(h["Trailer"])
-	for name, values := range h {
-		plain, prefixed := strings.CutPrefix(name, http.TrailerPrefix)
-		if prefixed || slices.Contains(declared, name) {
-			out = append(out, field{name: http.CanonicalHeaderKey(plain), values: slices.Clip(slices.Clone(values))})
-		}
-	}
-	slices.SortFunc(out, func(a, b field) int { return strings.Compare(a.name, b.name) })
-	return out
-}
-
-// sendTrailers sends what trailersOf has returned.
-func (rec *recorder) sendTrailers(trailer []field) {
-	h := rec.w.Header()
-	declared := namedFields(h["Trailer"])
-	for _, t := range trailer {
-		if slices.Contains(declared, t.name) {
-			h[t.name] = t.values
-		} else {
-			h[http.TrailerPrefix+t.name] = t.values
-		}
-	}
-}
-
-// forward says why the flight's request went to the origin.
-func (f *flight) forward() forward {
-	switch {
-	case f.strict && f.stale != nil:
-		return forward{why: "request"}
-	case f.stale != nil && f.stale.part:
-		return forward{why: "partial"}
-	case f.stale != nil:
-		return forward{why: "stale"}
-	case f.known:
-		return forward{why: "vary-miss"}
-	}
-	return forward{why: "uri-miss"}
-}
-
-// wall returns the time of day at now.
-func (c *Cache) wall(now time.Duration) time.Time { return c.base.Add(now) }
