@@ -1,6 +1,7 @@
 package degrade
 
 import (
+	"math"
 	"strconv"
 	"time"
 )
@@ -60,11 +61,12 @@ func (s *Switch) Collect(emit func(name, help, kind string, value float64, label
 	}
 	s.mu.Unlock()
 	emit("spillway_degrade_level", "0 is everything, each higher level leaves out more.", "gauge", float64(sn.level), "switch", s.name)
-	if pressure == pressure {
+	if !math.IsNaN(pressure) {
 		emit("spillway_degrade_switch_pressure", "Highest signal: 1 is at the limit.", "gauge", pressure, "switch", s.name)
 	}
 	emit("spillway_degrade_degraded_total", "Answers from which something was left out.", "counter", float64(s.degraded.Load()), "switch", s.name)
 	emit("spillway_degrade_changes_total", "Changes of level, features and overrides.", "counter", float64(changes), "switch", s.name)
+	emit("spillway_degrade_switch_hook_panics_total", "Panics in OnChange.", "counter", float64(s.panics.Load()), "switch", s.name)
 	for i, n := range names {
 		share := sn.on[i].share
 		if sn.on[i].on {

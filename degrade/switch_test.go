@@ -392,6 +392,14 @@ func TestEventsAreToldInOrderAndAPanickingHookDoesNoHarm(t *testing.T) {
 	require.Len(t, told, 2)
 	require.Contains(t, told[0], "default: level minimal, set by ann")
 	require.Equal(t, "default: level released by bob", told[1])
+	require.Equal(t, uint64(2), sw.Stats().HookPanics)
+	counted := 0.0
+	sw.Collect(func(name, _, _ string, value float64, _ ...string) {
+		if name == "spillway_degrade_switch_hook_panics_total" {
+			counted = value
+		}
+	})
+	require.Equal(t, 2.0, counted)
 }
 
 // Reviews cost 40 % of the work. At 1.3 times what the service can do, most users can keep
