@@ -77,9 +77,9 @@ func (f *flight) admit(status int, h http.Header, outer *outerFields, d *directi
 	names, _ := varyNames(h["Vary"])
 	e := &entry{
 		key: f.key, hash: f.hash, status: status, size: -1, total: -1,
-		date: v.date, requested: f.started, received: now,
+		date: v.date.Unix(), requested: f.started, received: now,
 		age0: initialAge(h, v.date, wall, now-f.started),
-		vary: c.normal.varyOf(names, f.header),
+		vary: c.varyOf(names, f.header),
 		life: v.life,
 	}
 	if v.ttl > 0 {
@@ -87,11 +87,13 @@ func (f *flight) admit(status int, h http.Header, outer *outerFields, d *directi
 	}
 	e.rules.heuristic = !v.explicit
 	e.rules.shared = f.shared
-	e.fields = newFields(h, outer, d, f.shared, c.cfg.SetCookie == CookieKeep)
-	e.learn(d, wall)
+	var room [moreValues]field
+	fields := newFields(room[:0], h, outer, d, f.shared, c.cfg.SetCookie == CookieKeep)
 	if !v.dated {
-		e.fields = setField(e.fields, "Date", c.dates.line(v.date)...)
+		fields = setField(fields, "Date", c.dates.line(v.date)...)
 	}
+	e.fields = c.fieldSet(fields, nil)
+	e.learn(d, wall)
 	e.tags = c.tagsOf(h)
 	if !e.validates() && (e.rules.noCache || e.life <= 0 && e.swr <= 0 && e.sie <= 0) {
 		return nil, reasonNoFreshness
@@ -133,15 +135,9 @@ func (c *Cache) refuse(a asker, status int, h http.Header, d *directives) reason
 
 // learn sets what e takes from its own header fields and from directives.
 func (e *entry) learn(d *directives, wall time.Time) {
-	e.etag, e.language, e.modified = "", "", time.Time{}
-	if v := e.field("Etag"); len(v) == 1 {
-		e.etag = v[0]
-	}
-	if v := e.field("Content-Language"); len(v) == 1 {
-		e.language = strings.ToLower(v[0])
-	}
+	e.modified = noDate
 	if t, ok := singleDate(e.field("Last-Modified"), wall); ok {
-		e.modified = t
+		e.modified = t.Unix()
 	}
 	e.rules.noCache, e.rules.saysStale = d.noCache, d.staleIfEr.set
 	e.rules.mustRevalidate = d.mustRevalidate || e.rules.shared && d.proxyRevalidate
@@ -167,7 +163,7 @@ func (e *entry) clone() *entry {
 func (e *entry) copyTo(k *entry) {
 	k.key, k.hash, k.status, k.fields, k.trailer = e.key, e.hash, e.status, e.fields, e.trailer
 	k.data, k.size, k.live, k.part, k.start, k.total = e.data, e.size, e.live, e.part, e.start, e.total
-	k.vary, k.tags, k.etag, k.language, k.date = e.vary, e.tags, e.etag, e.language, e.date
+	k.vary, k.tags, k.date = e.vary, e.tags, e.date
 	k.modified, k.requested, k.received, k.age0 = e.modified, e.requested, e.received, e.age0
 	k.life, k.swr, k.sie, k.rules = e.life, e.swr, e.sie, e.rules
 }

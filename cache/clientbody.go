@@ -10,7 +10,7 @@ import (
 
 // response returns rep as an answer to r.
 func (rep *reply) response(r *http.Request, st stamp) *http.Response {
-	h := make(http.Header, len(rep.e.fields)+4)
+	h := make(http.Header, rep.e.fields.len()+4)
 	rep.putHeader(h, st)
 	resp := &http.Response{
 		Status:     formatInt(int64(rep.status)) + " " + http.StatusText(rep.status),

@@ -69,7 +69,7 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 	first := make(chan begun, 1)
 	if e := f.fromTier(r.Context(), l); e != nil {
 		f.cancel(nil)
-		rep, ok := l.replyFor(e, c.wall(c.now()))
+		rep, ok := l.replyFor(c, e, c.now())
 		if !ok {
 			return nil, nil
 		}
@@ -153,7 +153,7 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 		resp.Body = &guardedBody{resp.Body, func() { f.cancel(nil) }, sync.Once{}}
 		return resp, false
 	}
-	rep, ok := l.replyFor(e, c.wall(now))
+	rep, ok := l.replyFor(c, e, now)
 	if !ok {
 		rep = reply{e: e, status: e.status}
 	}

@@ -77,20 +77,21 @@ func encodeEntry(e *entry, c *Cache) []byte {
 	w.b = append(w.b, make([]byte, checksumSize)...)
 	w.string(e.key)
 	w.int(int64(e.status))
-	w.fields(e.fields)
+	w.fields(e.fields.list(nil))
 	w.fields(e.trailer)
 	w.bools(e.part, e.rules.noCache, e.rules.mustRevalidate, e.rules.heuristic, e.rules.shared, e.rules.saysStale)
 	w.int(e.start)
 	w.int(e.total)
-	w.int(int64(len(e.vary)))
-	for _, v := range e.vary {
+	vary := e.vary.list()
+	w.int(int64(len(vary)))
+	for _, v := range vary {
 		w.string(v.name)
 		w.strings(v.lines)
 		w.string(v.norm)
 	}
 	w.strings(e.tags)
-	w.time(e.date)
-	w.time(e.modified)
+	w.time(time.Unix(e.date, 0))
+	w.time(time.Unix(e.modified, 0))
 	w.time(c.wall(e.requested))
 	w.time(c.wall(e.received))
 	life := e.life
@@ -196,19 +197,19 @@ func (c *Cache) decodeEntry(b []byte) (*entry, error) {
 	}
 	r := decoder{b: b[head:]}
 	e := &entry{key: r.string(), status: int(r.int())}
-	e.fields, e.trailer = r.fields(), r.fields()
+	fields := r.fields()
+	e.trailer = r.fields()
 	flags := r.bools()
 	e.part = flags[0]
 	e.rules = rules{noCache: flags[1], mustRevalidate: flags[2], heuristic: flags[3], shared: flags[4], saysStale: flags[5]}
 	e.start, e.total = r.int(), r.int()
-	if n := r.count(); n > 0 {
-		e.vary = make([]varyField, 0, min(n, 64))
-		for range n {
-			e.vary = append(e.vary, varyField{name: r.string(), lines: r.strings(), norm: r.string()})
-		}
+	n := r.count()
+	vary := make([]varyField, 0, min(n, 64))
+	for range n {
+		vary = append(vary, varyField{name: r.string(), lines: r.strings(), norm: r.string()})
 	}
 	e.tags = r.strings()
-	e.date, e.modified = r.time(), r.time()
+	e.date, e.modified = r.time().Unix(), r.time().Unix()
 	requested, received := r.time(), r.time()
 	e.age0, e.life = time.Duration(r.int()), time.Duration(r.int())
 	e.swr, e.sie = time.Duration(r.int()), time.Duration(r.int())
@@ -220,17 +221,14 @@ func (c *Cache) decodeEntry(b []byte) (*entry, error) {
 	if e.size > 0 {
 		e.data = [][]byte{slices.Clone(r.b)}
 	}
+	if len(vary) > 0 {
+		e.vary = c.shareVary(&varySet{fields: vary})
+	}
 	// Another machine's clock may be ahead of ours.
 	now := c.now()
 	e.received = min(received.Sub(c.base), now)
 	e.requested = min(requested.Sub(c.base), e.received)
-	if v := e.field("Etag"); len(v) == 1 {
-		e.etag = v[0]
-	}
-	if v := e.field("Content-Language"); len(v) == 1 {
-		e.language = strings.ToLower(v[0])
-	}
-	return e.pack(), nil
+	return e.pack(c, fields), nil
 }
 
 // encodeIndex returns a list of sets of field names as bytes.

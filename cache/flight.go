@@ -113,7 +113,7 @@ func (c *Cache) join(r *http.Request, l *lookup, key string, hash uint64, shared
 	if wait {
 		f.detach(r.Context())
 	}
-	e := s.entries[hash]
+	e := s.index.get(hash)
 	f.known = e != nil && e.key == key
 	s.boardLocked(f)
 	s.mu.Unlock()
@@ -162,7 +162,7 @@ func (f *flight) suits(h http.Header) bool {
 	if e == nil {
 		e = f.stale
 	}
-	return e == nil || !slices.ContainsFunc(e.vary, func(v varyField) bool {
+	return e == nil || !slices.ContainsFunc(e.vary.list(), func(v varyField) bool {
 		return !slices.Equal(h[v.name], f.header[v.name])
 	})
 }

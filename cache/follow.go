@@ -145,7 +145,7 @@ func (f *flight) answer(r *http.Request, l *lookup, e *entry) (rep reply, st sta
 		return rep, st, Failed, false
 	}
 	now := c.now()
-	if rep, ok = l.replyFor(e, c.wall(now)); !ok {
+	if rep, ok = l.replyFor(c, e, now); !ok {
 		return rep, st, Failed, false
 	}
 	fw := f.forward()

@@ -33,6 +33,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.other(w, r)
 		return
 	}
+	now := c.now()
+	var room [keyRoom]byte
+	key := c.keys.begin(room[:0], r, realmHandler)
+	hash := c.keys.hash(key)
+	c.shard(hash).index.touch(hash) // comes while the header is read
 	var l lookup
 	l.read(r, c.cfg.IgnoreRequestDirectives)
 	if l.bypass == reasonNone && c.cfg.Bypass != nil && c.cfg.Bypass(r) {
@@ -45,10 +50,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.bypass(w, r, l.bypass)
 		return
 	}
-	var room [keyRoom]byte
-	key := c.keys.appendKey(room[:0], r, realmHandler, &l.guard)
-	hash := c.keys.hash(key)
-	now := c.now()
+	if whole := c.keys.complete(key, r, &l.guard); len(whole) > len(key) {
+		key, hash = whole, c.keys.hash(whole)
+	}
 	e := c.find(key, hash, r.Header, len(l.ranges) > 0)
 	if e != nil && l.fresh(e, now) && h.hit(w, r, &l, e, now) {
 		return
@@ -84,7 +88,7 @@ func (l *lookup) takesStale(e *entry, now time.Duration) bool {
 // hit answers from e. It does not allocate in the plain case.
 func (h *handler) hit(w http.ResponseWriter, r *http.Request, l *lookup, e *entry, now time.Duration) bool {
 	c := h.c
-	rep, ok := l.replyFor(e, c.wall(now))
+	rep, ok := l.replyFor(c, e, now)
 	if !ok {
 		return false
 	}
@@ -144,7 +148,7 @@ func (h *handler) stale(w http.ResponseWriter, r *http.Request, l *lookup, e *en
 	if !background && !l.takesStale(e, now) {
 		return false
 	}
-	rep, ok := l.replyFor(e, c.wall(now))
+	rep, ok := l.replyFor(c, e, now)
 	if !ok {
 		return false
 	}

@@ -53,12 +53,21 @@ type keyMaker struct {
 
 // appendKey appends the key of r to b, which does not allocate if b has room.
 func (m *keyMaker) appendKey(b []byte, r *http.Request, realm byte, guard *guardFields) []byte {
+	return m.complete(m.begin(b, r, realm), r, guard)
+}
+
+// begin appends the part of the key of r that all requests have.
+func (m *keyMaker) begin(b []byte, r *http.Request, realm byte) []byte {
 	b = append(b, realm)
 	scheme, host := requestOrigin(r, realm)
 	b = append(b, scheme...)
 	b = append(b, "://"...)
 	b = appendHost(b, host, scheme)
-	b = m.appendTarget(b, r.URL)
+	return m.appendTarget(b, r.URL)
+}
+
+// complete appends the rest.
+func (m *keyMaker) complete(b []byte, r *http.Request, guard *guardFields) []byte {
 	if *guard == 0 && len(m.cfg.Headers) == 0 && len(m.cfg.Cookies) == 0 && m.cfg.Partition == nil {
 		return b
 	}
@@ -91,12 +100,12 @@ func appendHost(b []byte, host, scheme string) []byte {
 	case scheme == "https":
 		host = strings.TrimSuffix(host, ":443")
 	}
-	for i := 0; i < len(host); i++ {
-		c := host[i]
+	start := len(b)
+	b = append(b, host...)
+	for i, c := range b[start:] {
 		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
+			b[start+i] += 'a' - 'A'
 		}
-		b = append(b, c)
 	}
 	return b
 }

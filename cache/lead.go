@@ -21,7 +21,7 @@ func (h *handler) lead(w http.ResponseWriter, r *http.Request, l *lookup, f *fli
 	}()
 	if e := f.fromTier(r.Context(), l); e != nil {
 		returned = true
-		if rep, ok := l.replyFor(e, c.wall(c.now())); ok {
+		if rep, ok := l.replyFor(c, e, c.now()); ok {
 			rep.write(w, c.stampAt(e, c.now()))
 			c.done(r, f.hash, Hit, reasonNone)
 			return true

@@ -4,96 +4,51 @@ import "unsafe"
 
 // What a hit costs among a million entries is the memory it has to wait for.
 // So an entry that is stored is one piece, in the order in which a hit reads
-// it: what find compares, what says whether it is fresh, its fields with their
-// values, and where its body is. Values keep strings of their own, because
-// nothing looks at those but the client.
+// it: its key, which find compares, what says whether it is fresh, the values
+// of its fields, and where its body is. The text of the values lies elsewhere,
+// because nothing looks at that but the client.
 
-const (
-	packedKey = 48 // longest key that is part of the piece
+const fewValues, moreValues = 8, 16
 
-	// These fill the allocator's classes of 896 and 1408 bytes.
-	fewFields, moreFields = 7, 15
-)
-
-// A fewPacked is an entry with few fields, of one value each for the most part.
+// A fewPacked is an entry whose fields have few values. It fills the
+// allocator's class of 512 bytes, which is eight lines.
 type fewPacked struct {
 	entry
-	key    [packedKey]byte
-	fields [fewFields]field
-	values [fewFields]string
-	chunk  [1][]byte
+	values [fewValues]string
 }
 
-// A morePacked is an entry with more of them.
+// A morePacked is an entry whose fields have more.
 type morePacked struct {
 	entry
-	key    [packedKey]byte
-	fields [moreFields]field
-	values [moreFields]string
-	chunk  [1][]byte
+	values [moreValues]string
 }
 
-// pack returns e, with more fields besides, in as few pieces as can be, to be
-// stored.
-func (e *entry) pack(more ...field) *entry {
-	fields, values := len(e.fields)+len(more), 0
-	for _, list := range [2][]field{e.fields, more} {
-		for i := range list {
-			values += len(list[i].values)
-		}
-	}
+// pack returns e with these fields in as few pieces as can be, to be stored.
+func (e *entry) pack(c *Cache, fields []field) *entry {
 	var k *entry
 	var size int64
-	switch n := max(fields, values); {
-	case n <= fewFields:
+	var values []string
+	switch n := countValues(fields); {
+	case n <= fewValues:
 		p := &fewPacked{}
-		k, size = &p.entry, int64(unsafe.Sizeof(*p))
-		e.copyTo(k)
-		k.fields, k.data = packFields(p.fields[:0], p.values[:0], e.fields, more), packData(p.chunk[:0], e.data)
-		k.key = packKey(p.key[:0], e.key)
-	case n <= moreFields:
+		k, size, values = &p.entry, int64(unsafe.Sizeof(*p)), p.values[:]
+	case n <= moreValues:
 		p := &morePacked{}
-		k, size = &p.entry, int64(unsafe.Sizeof(*p))
-		e.copyTo(k)
-		k.fields, k.data = packFields(p.fields[:0], p.values[:0], e.fields, more), packData(p.chunk[:0], e.data)
-		k.key = packKey(p.key[:0], e.key)
+		k, size, values = &p.entry, int64(unsafe.Sizeof(*p)), p.values[:]
 	default:
 		k = &entry{}
-		size = int64(unsafe.Sizeof(*k)) + int64(fields)*int64(unsafe.Sizeof(field{})) + int64(values)*16
-		e.copyTo(k)
-		k.fields = packFields(make([]field, 0, fields), make([]string, 0, values), e.fields, more)
+		size = int64(unsafe.Sizeof(*k)) + int64(n)*16
+	}
+	e.copyTo(k)
+	k.fields = c.fieldSet(fields, values)
+	if len(e.data) == 1 {
+		k.data = append(k.chunk[:0], e.data[0])
+	}
+	if n := copy(k.short[:], e.key); n == len(e.key) && indexExtra(e.key) < 0 {
+		// These bytes never change. A key with an extra part stays where it
+		// is: its beginning serves as a tag, which would hold on to the piece.
+		k.key = unsafe.String(&k.short[0], n)
 	}
 	k.weigh(size)
 	return k
-}
-
-// packFields copies lists to fields, and their values to values. Both have
-// room enough.
-func packFields(fields []field, values []string, lists ...[]field) []field {
-	for _, list := range lists {
-		for _, f := range list {
-			start := len(values)
-			values = append(values, f.values...)
-			f.values = values[start:len(values):len(values)]
-			fields = append(fields, f)
-		}
-	}
-	return fields[:len(fields):len(fields)]
-}
-
-func packData(room, data [][]byte) [][]byte {
-	if len(data) == 1 {
-		return append(room, data[0])
-	}
-	return data
-}
-
-// packKey copies key to room if it fits. One with an extra part stays as it
-// is: its beginning serves as a tag, which would hold on to the whole piece.
-func packKey(room []byte, key string) string {
-	if len(key) > cap(room) || indexExtra(key) >= 0 {
-		return key
-	}
-	b := append(room, key...)
-	return unsafe.String(&b[0], len(b)) // these bytes never change
 }

@@ -31,7 +31,7 @@ func (e *entry) askRest(h http.Header) {
 func (e *entry) finishes(h http.Header) bool {
 	start, end, total, ok := parseContentRange(h["Content-Range"])
 	name := "Etag"
-	if e.etag == "" {
+	if e.etag() == "" {
 		name = "Last-Modified"
 	}
 	return ok && start == e.size && end == total-1 && total == e.total && slices.Equal(h[name], e.strongValidator())
@@ -46,8 +46,7 @@ func (f *flight) complete(h http.Header, outer *outerFields, now time.Duration) 
 	}
 	e.status, e.part, e.start = http.StatusOK, false, 0
 	e.size, e.total = e.total, -1
-	e.fields = slices.DeleteFunc(e.fields, func(f field) bool { return f.name == "Content-Range" })
-	e.fields = setField(e.fields, "Content-Length", formatInt(e.size))
+	e.fields = f.c.fieldSet(e.fieldsOfWhole(), nil)
 	e.live = f.body.init(e.size, f.c.maxBody, &f.c.budget)
 	e.data = nil
 	for _, p := range f.stale.data {
@@ -60,9 +59,15 @@ func (f *flight) complete(h http.Header, outer *outerFields, now time.Duration) 
 	return e, reasonNone
 }
 
+// fieldsOfWhole returns the fields of e, which has become the whole of what it
+// was a part of.
+func (e *entry) fieldsOfWhole() []field {
+	return setField(dropField(e.fields.list(nil), "Content-Range"), "Content-Length", formatInt(e.size))
+}
+
 // joined returns e, a part that has just come, together with what is stored of
 // the same whole. It returns e alone if they do not touch.
-func (e *entry) joined(old *entry) *entry {
+func (c *Cache) joined(e, old *entry) *entry {
 	if old == nil || !old.part || old.total != e.total || e.total < 0 ||
 		e.strongValidator() == nil || !slices.Equal(e.strongValidator(), old.strongValidator()) ||
 		old.start > e.start+e.size || e.start > old.start+old.size {
@@ -83,8 +88,7 @@ func (e *entry) joined(old *entry) *entry {
 	k.size = end - k.start
 	if k.start == 0 && k.size == k.total {
 		k.status, k.part, k.total = http.StatusOK, false, -1
-		k.fields = slices.DeleteFunc(slices.Clone(k.fields), func(f field) bool { return f.name == "Content-Range" })
-		k.fields = setField(k.fields, "Content-Length", formatInt(k.size))
+		return k.pack(c, k.fieldsOfWhole())
 	}
-	return k.pack()
+	return k.pack(c, k.fields.list(nil))
 }

@@ -123,7 +123,7 @@ func (c *Cache) purgeKey(key string, soft bool, spared *flight) int {
 	s := c.shard(hash)
 	s.mu.Lock()
 	var found []*entry
-	for e := s.entries[hash]; e != nil; e = e.chain {
+	for e := s.index.get(hash); e != nil; e = e.chain.Load() {
 		if e.key == key {
 			found = append(found, e)
 		}
@@ -143,7 +143,7 @@ func (c *Cache) purgeAll(match func(key string) bool, soft bool) (n int) {
 		s.mu.Lock()
 		var found []*entry
 		for _, head := range s.entries {
-			for e := head; e != nil; e = e.chain {
+			for e := head; e != nil; e = e.chain.Load() {
 				if match(e.key) {
 					found = append(found, e)
 				}

@@ -134,26 +134,26 @@ func (l *lookup) rangeApplies(e *entry, now time.Time) bool {
 	}
 	v := strings.Trim(l.ifRange[0], " \t")
 	if strings.HasSuffix(v, `"`) {
-		return strongTag(v) && v == e.etag
+		return strongTag(v) && v == e.etag()
 	}
 	t, ok := parseDate(v, now)
-	return ok && e.strongDate() && t.Equal(e.modified)
+	return ok && e.strongDate() && t.Unix() == e.modified
 }
 
 // strongDate reports whether the Last-Modified of e is a strong validator: the
 // origin's clock has moved on since, so that it would have shown a change
 // (RFC 9110 §8.8.2.2).
 func (e *entry) strongDate() bool {
-	return !e.modified.IsZero() && e.date.Sub(e.modified) >= time.Minute
+	return e.modified != noDate && e.date-e.modified >= 60
 }
 
 // strongValidator returns what tells e from every other version of it: a
 // strong entity-tag, or without any entity-tag a strong date. It is what may
 // come in If-Range (RFC 9110 §13.1.5).
 func (e *entry) strongValidator() []string {
-	switch {
-	case strongTag(e.etag):
-		return []string{e.etag}
+	switch tag := e.etag(); {
+	case strongTag(tag):
+		return []string{tag}
 	case e.field("Etag") == nil && e.strongDate():
 		return e.field("Last-Modified")[:1:1]
 	}

@@ -74,7 +74,7 @@ func (rec *recorder) WriteHeader(status int) {
 		return
 	}
 	if rec.act == actKeep {
-		rep, ok := rec.l.replyFor(rec.answer, rec.f.c.wall(rec.answer.received))
+		rep, ok := rec.l.replyFor(rec.f.c, rec.answer, rec.answer.received)
 		rec.bare = ok && rep.bare
 		if ok && rep.status == http.StatusNotModified {
 			rep.putHeader(rec.w.Header(), rec.f.c.stampOf(rec.answer, rec.answer.received, rec.line()))
@@ -261,7 +261,7 @@ func (rec *recorder) finish() {
 func (rec *recorder) reply() {
 	c := rec.f.c
 	now := c.now()
-	rep, ok := rec.l.replyFor(rec.answer, c.wall(now))
+	rep, ok := rec.l.replyFor(c, rec.answer, now)
 	if !ok { // a part that does not hold the range: it was asked for whole
 		rep = reply{e: rec.answer, status: rec.answer.status}
 	}

@@ -20,16 +20,16 @@ type reply struct {
 
 // replyFor applies the client's conditions and its Range to e (RFC 9110
 // §13.2.2). ok is false if e, which is partial, does not hold what it takes.
-func (l *lookup) replyFor(e *entry, now time.Time) (rep reply, ok bool) {
+func (l *lookup) replyFor(c *Cache, e *entry, now time.Duration) (rep reply, ok bool) {
 	rep = reply{e: e, status: e.status, bare: l.head}
-	if (len(l.ifNoneMatch) > 0 || len(l.ifModifiedSince) > 0) && l.notModified(e, now) {
+	if (len(l.ifNoneMatch) > 0 || len(l.ifModifiedSince) > 0) && l.notModified(e, c.wall(now)) {
 		rep.status, rep.bare = http.StatusNotModified, true
 		return rep, true
 	}
 	if len(l.ranges) == 0 || l.head {
 		return rep, !e.part
 	}
-	if e.status != http.StatusOK && !e.part || e.live != nil || !l.rangeApplies(e, now) {
+	if e.status != http.StatusOK && !e.part || e.live != nil || !l.rangeApplies(e, c.wall(now)) {
 		return rep, !e.part
 	}
 	total := e.size
@@ -66,7 +66,7 @@ func (l *lookup) replyFor(e *entry, now time.Time) (rep reply, ok bool) {
 // putHeader writes the header of rep to h.
 func (rep *reply) putHeader(h http.Header, st stamp) {
 	e := rep.e
-	e.putHeader(h)
+	e.fields.putHeader(h)
 	if st.age != nil {
 		h["Age"] = st.age
 	}
@@ -77,13 +77,13 @@ func (rep *reply) putHeader(h http.Header, st stamp) {
 	case http.StatusNotModified:
 		// RFC 9110 §15.4.5: no representation metadata but what guides an
 		// update.
-		for _, f := range e.fields {
+		for f := range e.fields.each {
 			if strings.HasPrefix(f.name, "Content-") && f.name != "Content-Location" &&
 				!strings.HasPrefix(f.name, "Content-Security-Policy") {
 				delete(h, f.name)
 			}
 		}
-		if e.etag != "" {
+		if e.etag() != "" {
 			delete(h, "Last-Modified")
 		}
 	case http.StatusRequestedRangeNotSatisfiable:

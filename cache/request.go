@@ -83,9 +83,24 @@ func (l *lookup) read(r *http.Request, ignoreDirectives bool) {
 	if r.URL != nil && r.URL.Opaque != "" { // "GET a:b", which has no path to tell it by
 		l.bypass = reasonMalformed
 	}
-	if len(r.Host) > 255 || strings.ContainsAny(r.Host, "/\\?#@ \t\x00") {
+	if !saneHost(r.Host) {
 		l.bypass = reasonMalformed
 	}
+}
+
+// saneHost reports whether a host has nothing in it that could end it, for some
+// parser, before its end.
+func saneHost(host string) bool {
+	const (
+		below64 uint64 = 1<<0 | 1<<'\t' | 1<<' ' | 1<<'#' | 1<<'/' | 1<<'?'
+		from64  uint64 = 1<<('@'-64) | 1<<('\\'-64)
+	)
+	bad := uint64(0)
+	for i := range len(host) {
+		b := host[i]
+		bad |= below64>>b | from64>>(b-64)
+	}
+	return bad&1 == 0 && len(host) <= 255
 }
 
 // plain reports whether a request can share the answer to another one that is

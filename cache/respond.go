@@ -135,7 +135,7 @@ func (f *flight) end(err error, trailer []field) {
 	var removed []*entry
 	if kept != nil {
 		if kept.part {
-			kept = kept.joined(f.shard.partLocked(f.c, kept, f.header))
+			kept = f.c.joined(kept, f.shard.partLocked(f.c, kept, f.header))
 		}
 		removed = f.shard.replaceLocked(f.c, kept, f.header)
 	}
@@ -162,15 +162,15 @@ func (f *flight) sealed(e *entry, trailer []field) *entry {
 	k.data = e.live.sealed()
 	k.size = e.live.length()
 	k.trailer = trailer
-	var more [2]field
-	n := 0
+	var room [moreValues]field
+	fields := e.fields.list(room[:0])
 	if f.sniff() && k.size > 0 && k.field("Content-Type") == nil && k.field("Content-Encoding") == nil {
-		more[n], n = field{name: "Content-Type", values: []string{http.DetectContentType(k.data[0])}}, n+1
+		fields = setField(fields, "Content-Type", http.DetectContentType(k.data[0]))
 	}
 	if k.field("Content-Length") == nil && len(trailer) == 0 && bodyAllowed(k.status) {
-		more[n], n = field{name: "Content-Length", values: []string{formatInt(k.size)}}, n+1
+		fields = setField(fields, "Content-Length", formatInt(k.size))
 	}
-	return k.pack(more[:n]...)
+	return k.pack(f.c, fields)
 }
 
 // sniff reports whether the server would guess a missing Content-Type.

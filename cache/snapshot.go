@@ -22,7 +22,7 @@ func (c *Cache) Snapshot(w io.Writer) error {
 		var entries []*entry
 		s.mu.Lock()
 		for _, head := range s.entries {
-			for e := head; e != nil; e = e.chain {
+			for e := head; e != nil; e = e.chain.Load() {
 				entries = append(entries, e)
 			}
 		}
@@ -76,7 +76,7 @@ func (c *Cache) Restore(r io.Reader) error {
 // same request.
 func (c *Cache) adopt(e *entry) bool {
 	h := http.Header{}
-	for _, v := range e.vary {
+	for _, v := range e.vary.list() {
 		if len(v.lines) > 0 {
 			h[v.name] = v.lines
 		}

@@ -136,8 +136,8 @@ func (c *Cache) stampAt(e *entry, now time.Duration) stamp {
 		return st
 	}
 	st.status = c.ttls.line(int64((e.life - age) / time.Second))
-	if upstream := e.field("Cache-Status"); upstream != nil {
-		st.status = appendStatus(upstream, st.status[0])
+	if e.fields.shape.upstream {
+		st.status = appendStatus(e.field("Cache-Status"), st.status[0])
 	}
 	return st
 }

@@ -21,9 +21,10 @@ const (
 
 // A shard holds the entries and the flights of a part of the keys.
 type shard struct {
-	// mu protects what follows, and the chain of every entry in it.
+	// mu protects what follows, and the chain of every entry in it. To look
+	// into index, or along a chain, it is not needed.
 	mu      sync.Mutex
-	entries map[uint64]*entry
+	index   index
 	tags    map[string]map[*entry]struct{}
 	flights map[uint64]*flight // and those after it
 	unfit   *simplelru.LRU[uint64, *unfitKey]
@@ -38,11 +39,21 @@ func newShard() *shard {
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &shard{
-		entries: map[uint64]*entry{},
+	s := &shard{
 		tags:    map[string]map[*entry]struct{}{},
 		flights: map[uint64]*flight{},
 		unfit:   unfit,
+	}
+	s.index.init(8)
+	return s
+}
+
+// entries yields the first entry of every key. The shard must be locked.
+func (s *shard) entries(yield func(hash uint64, first *entry) bool) {
+	for e := range s.index.all {
+		if !yield(e.hash, e) {
+			return
+		}
 	}
 }
 
@@ -53,23 +64,22 @@ func (c *Cache) shard(hash uint64) *shard { return c.shards[hash%shardCount] }
 // says that an entry that holds a part of the representation will do.
 func (c *Cache) find(key []byte, hash uint64, h http.Header, part bool) *entry {
 	s := c.shard(hash)
-	s.mu.Lock()
-	e := s.entries[hash]
-	if e == nil || e.key != string(key) {
-		s.mu.Unlock()
-		return nil
-	}
-	if e.chain == nil {
-		s.mu.Unlock()
-		if (e.part && !part) || !c.normal.matches(e, h) {
-			return nil
+	e := s.index.get(hash)
+	if e != nil && e.hasKey(key) && e.chain.Load() == nil {
+		if (part || !e.part) && c.normal.matches(e, h) {
+			return e
 		}
-		return e
+		if !e.gone.Load() {
+			return nil // it was the only one
+		}
 	}
 	var buf [32]*entry
 	variants := buf[:0]
-	for ; e != nil; e = e.chain {
-		variants = append(variants, e)
+	s.mu.Lock()
+	if e = s.index.get(hash); e != nil && e.hasKey(key) {
+		for ; e != nil; e = e.chain.Load() {
+			variants = append(variants, e)
+		}
 	}
 	s.mu.Unlock()
 	var best *entry
@@ -89,7 +99,7 @@ func (c *Cache) known(key string, hash uint64) bool {
 	s := c.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.entries[hash]
+	e := s.index.get(hash)
 	return e != nil && e.key == key
 }
 
@@ -98,10 +108,10 @@ func (e *entry) better(f *entry) bool {
 	switch {
 	case e.part != f.part:
 		return f.part
-	case (len(e.vary) > 0) != (len(f.vary) > 0):
-		return len(e.vary) > 0
-	case !e.date.Equal(f.date):
-		return e.date.After(f.date)
+	case (e.vary != nil) != (f.vary != nil):
+		return e.vary != nil
+	case e.date != f.date:
+		return e.date > f.date
 	}
 	return e.received > f.received
 }
@@ -153,7 +163,7 @@ func (s *shard) replaceLocked(c *Cache, e *entry, h http.Header) (removed []*ent
 // of those that are too many.
 func (s *shard) putLocked(c *Cache, e *entry, out func(*entry) bool) (removed []*entry) {
 	var kept []*entry
-	for old := s.entries[e.hash]; old != nil; old = old.chain {
+	for old := s.index.get(e.hash); old != nil; old = old.chain.Load() {
 		if old.key != e.key || out(old) {
 			removed = append(removed, old)
 			continue
@@ -174,11 +184,13 @@ func (s *shard) putLocked(c *Cache, e *entry, out func(*entry) bool) (removed []
 		old.gone.Store(true)
 		s.untagLocked(old)
 	}
-	e.chain = nil
+	var next *entry
 	for i := len(kept) - 1; i >= 0; i-- {
-		kept[i].chain, e.chain = e.chain, kept[i]
+		kept[i].chain.Store(next)
+		next = kept[i]
 	}
-	s.entries[e.hash] = e
+	e.chain.Store(next)
+	s.index.set(e.hash, e)
 	e.eachTag(func(t string) {
 		if s.tags[t] == nil {
 			s.tags[t] = map[*entry]struct{}{}
@@ -190,7 +202,7 @@ func (s *shard) putLocked(c *Cache, e *entry, out func(*entry) bool) (removed []
 
 // partLocked returns the part that is stored for the request that e answers.
 func (s *shard) partLocked(c *Cache, e *entry, h http.Header) *entry {
-	for old := s.entries[e.hash]; old != nil; old = old.chain {
+	for old := s.index.get(e.hash); old != nil; old = old.chain.Load() {
 		if old.key == e.key && old.part && c.normal.matches(old, h) {
 			return old
 		}
@@ -206,22 +218,21 @@ func (s *shard) unlink(e *entry) bool {
 }
 
 func (s *shard) unlinkLocked(e *entry) bool {
-	head := s.entries[e.hash]
 	var before *entry
-	for x := head; x != nil; before, x = x, x.chain {
+	for x := s.index.get(e.hash); x != nil; before, x = x, x.chain.Load() {
 		if x != e {
 			continue
 		}
-		switch {
+		e.gone.Store(true) // before its chain ends: see find
+		switch next := e.chain.Load(); {
 		case before != nil:
-			before.chain = e.chain
-		case e.chain != nil:
-			s.entries[e.hash] = e.chain
+			before.chain.Store(next)
+		case next != nil:
+			s.index.set(e.hash, next)
 		default:
-			delete(s.entries, e.hash)
+			s.index.remove(e.hash)
 		}
-		e.chain = nil
-		e.gone.Store(true)
+		e.chain.Store(nil)
 		s.untagLocked(e)
 		return true
 	}

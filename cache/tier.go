@@ -181,8 +181,9 @@ func (t *tier) set(e *entry, h http.Header) {
 	if ttl <= 0 || e.part || now < time.Duration(t.until.Load()) || !t.c.start() {
 		return
 	}
-	names := make([]string, len(e.vary))
-	for i, v := range e.vary {
+	vary := e.vary.list()
+	names := make([]string, len(vary))
+	for i, v := range vary {
 		names[i] = v.name
 	}
 	at := t.entryName(e.key, names, h)

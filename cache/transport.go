@@ -111,7 +111,7 @@ func (t *transport) stored(r *http.Request, l *lookup, key string, e *entry, now
 		}
 		result = Stale
 	}
-	rep, ok := l.replyFor(e, c.wall(now))
+	rep, ok := l.replyFor(c, e, now)
 	if !ok {
 		return nil
 	}

@@ -64,7 +64,7 @@ func (h *handler) passUnfit(w http.ResponseWriter, r *http.Request, l *lookup, k
 	s := c.shard(hash)
 	s.mu.Lock()
 	u := s.unfitLocked(hash, now)
-	known := s.entries[hash] != nil
+	known := s.index.get(hash) != nil
 	s.mu.Unlock()
 	if u == nil || u.key != string(key) || known {
 		return false
@@ -117,7 +117,7 @@ func (w *watcher) takeOff() *flight {
 	if u, _ := s.unfit.Peek(w.hash); u == w.unfit {
 		s.unfit.Remove(w.hash)
 	}
-	if len(h["Vary"]) > 0 || s.purged >= w.started || s.entries[w.hash] != nil {
+	if len(h["Vary"]) > 0 || s.purged >= w.started || s.index.get(w.hash) != nil {
 		return nil
 	}
 	s.boardLocked(f)

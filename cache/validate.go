@@ -38,14 +38,15 @@ func (f *flight) freshen(h http.Header, outer *outerFields, now time.Duration) *
 // validators say (RFC 9111 §4.3.4). One without any is: e is what was asked
 // about.
 func (e *entry) identifiedBy(h http.Header) bool {
+	tag := e.etag()
 	switch v := h["Etag"]; {
 	case len(v) > 1:
 		return false
-	case len(v) == 1 && strongTag(v[0]) && strongTag(e.etag):
-		return v[0] == e.etag
-	case len(v) == 1 && e.etag != "":
+	case len(v) == 1 && strongTag(v[0]) && strongTag(tag):
+		return v[0] == tag
+	case len(v) == 1 && tag != "":
 		// Servers that compress weaken the tag of a 200, but not that of a 304.
-		return strings.TrimPrefix(v[0], "W/") == strings.TrimPrefix(e.etag, "W/")
+		return strings.TrimPrefix(v[0], "W/") == strings.TrimPrefix(tag, "W/")
 	}
 	if len(h["Last-Modified"]) == 0 {
 		return len(h["Etag"]) == 0
@@ -59,29 +60,31 @@ func (c *Cache) update(old *entry, h http.Header, outer *outerFields, now, start
 	wall := c.wall(now)
 	e := old.clone()
 	e.requested, e.received = started, now
-	e.fields = slices.Clone(old.fields)
+	fields := old.fields.list(nil)
 	none := directives{}
-	for _, f := range newFields(h, outer, &none, shared, c.cfg.SetCookie == CookieKeep) {
+	for _, f := range newFields(nil, h, outer, &none, shared, c.cfg.SetCookie == CookieKeep) {
 		switch {
 		case f.name == "Content-Length":
-		case f.name == "Etag" && old.etag != "" && !strongTag(old.etag) && strongTag(f.values[0]):
+		case f.name == "Etag" && old.etag() != "" && !strongTag(old.etag()) && strongTag(f.values[0]):
 			// The body is known to be weakly the same, no more.
 		default:
-			e.fields = setField(e.fields, f.name, f.values...)
+			fields = setField(fields, f.name, f.values...)
 		}
 	}
 	date, ok := singleDate(h["Date"], wall)
 	if !ok {
 		date = wall.Truncate(time.Second)
-		e.fields = setField(e.fields, "Date", date.UTC().Format(http.TimeFormat))
+		fields = setField(fields, "Date", date.UTC().Format(http.TimeFormat))
 	}
-	e.date = date
+	e.date = date.Unix()
 	// What the directives forbid to keep may have come with this update.
+	e.fields = c.fieldSet(fields, nil)
 	merged := e.header()
 	d := responseDirectives(merged, c.targetsFor(shared))
-	e.fields = slices.DeleteFunc(e.fields, func(f field) bool {
+	fields = slices.DeleteFunc(fields, func(f field) bool {
 		return slices.Contains(d.noCacheFields, f.name) || shared && slices.Contains(d.privateFields, f.name)
 	})
+	e.fields = c.fieldSet(fields, nil)
 	e.age0 = initialAge(h, date, wall, now-started)
 	explicit := false
 	e.life, explicit = lifetime(merged, &d, e.status, date, wall, shared)
@@ -91,11 +94,11 @@ func (c *Cache) update(old *entry, h http.Header, outer *outerFields, now, start
 	}
 	e.learn(&d, wall)
 	names, any := varyNames(merged["Vary"])
-	if !sameNames(e.vary, names) {
-		e.vary = c.normal.varyOf(names, request)
+	if !sameNames(e.vary.list(), names) {
+		e.vary = c.varyOf(names, request)
 	}
 	e.tags = c.tagsOf(merged)
-	return e.pack(), !any && !d.noStore && !(d.private && shared)
+	return e.pack(c, fields), !any && !d.noStore && !(d.private && shared)
 }
 
 func sameNames(vary []varyField, names []string) bool {
@@ -106,8 +109,8 @@ func sameNames(vary []varyField, names []string) bool {
 func (e *entry) conditional(h http.Header) {
 	h.Del("If-None-Match")
 	h.Del("If-Modified-Since")
-	if e.etag != "" {
-		h["If-None-Match"] = []string{e.etag}
+	if tag := e.etag(); tag != "" {
+		h["If-None-Match"] = []string{tag}
 	}
 	if v := e.field("Last-Modified"); len(v) > 0 {
 		h["If-Modified-Since"] = v[:1:1]
@@ -121,7 +124,7 @@ func (l *lookup) notModified(e *entry, now time.Time) bool {
 		return false
 	}
 	if len(l.ifNoneMatch) > 0 {
-		return matchesTag(l.ifNoneMatch, e.etag)
+		return matchesTag(l.ifNoneMatch, e.etag())
 	}
 	if len(l.ifModifiedSince) == 0 {
 		return false
@@ -131,10 +134,10 @@ func (l *lookup) notModified(e *entry, now time.Time) bool {
 		return false
 	}
 	last := e.modified
-	if last.IsZero() {
+	if last == noDate {
 		last = e.date
 	}
-	return !last.After(since)
+	return last <= since.Unix()
 }
 
 // matchesTag reports whether a list of entity-tags holds one that is weakly

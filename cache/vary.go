@@ -1,10 +1,13 @@
 package cache
 
 import (
+	"hash/maphash"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"unsafe"
 )
 
 // A varyField is one request header field that a response was chosen by, with
@@ -149,8 +152,62 @@ func normalPreference(lines []string) string {
 	return b.String()
 }
 
-// varyOf returns the fields by which r chose a response with these names.
-func (n normalizers) varyOf(names []string, h http.Header) []varyField {
+// A varySet is the fields that a response was chosen by. It never changes, and
+// entries share it: a site has few, next to its responses. Nil has none.
+type varySet struct {
+	fields  []varyField
+	charged atomic.Bool // an entry has been charged for it
+}
+
+func (s *varySet) list() []varyField {
+	if s == nil {
+		return nil
+	}
+	return s.fields
+}
+
+// weight is what s takes in memory, for the first that asks.
+func (s *varySet) weight() (n int64) {
+	if s == nil || s.charged.Swap(true) {
+		return 0
+	}
+	for _, v := range s.fields {
+		n += int64(unsafe.Sizeof(v)) + int64(len(v.name)+len(v.norm))
+		for _, line := range v.lines {
+			n += int64(len(line)) + 16
+		}
+	}
+	return n
+}
+
+// varyOf returns the fields by which a request with header h chose a response
+// with these names.
+func (c *Cache) varyOf(names []string, h http.Header) *varySet {
+	return c.shareVary(c.normal.varyOf(names, h))
+}
+
+// shareVary returns s, or what is equal to it and there already.
+func (c *Cache) shareVary(s *varySet) *varySet {
+	if s == nil {
+		return nil
+	}
+	hash := uint64(0)
+	for _, f := range s.fields {
+		hash = (hash ^ maphash.String(c.keys.seed, f.name)) * 0x9e3779b97f4a7c15
+		for _, line := range f.lines {
+			hash = (hash ^ maphash.String(c.keys.seed, line)) * 0x9e3779b97f4a7c15
+		}
+	}
+	return c.varies.share(hash, func(t *varySet) bool {
+		return slices.EqualFunc(s.fields, t.fields, func(a, b varyField) bool {
+			return a.name == b.name && slices.Equal(a.lines, b.lines) && a.norm == b.norm
+		})
+	}, func() *varySet { return s })
+}
+
+// varyOf returns the fields by which a request with header h chose a response
+// with these names.
+func (n normalizers) varyOf(names []string, h http.Header) *varySet {
 	if len(names) == 0 {
 		return nil
 	}
@@ -159,15 +216,16 @@ func (n normalizers) varyOf(names []string, h http.Header) []varyField {
 		lines := slices.Clone(h[name])
 		fields[i] = varyField{name: name, lines: lines, norm: n.value(name, lines)}
 	}
-	return fields
+	return &varySet{fields: fields}
 }
 
 // matches reports whether a request with header h would have been answered
 // with e (RFC 9111 §4.1). Equal lines are the common case, and cost no
 // allocation.
 func (n normalizers) matches(e *entry, h http.Header) bool {
-	for i := range e.vary {
-		f := &e.vary[i]
+	vary := e.vary.list()
+	for i := range vary {
+		f := &vary[i]
 		lines := h[f.name]
 		if slices.Equal(lines, f.lines) {
 			continue
@@ -175,12 +233,20 @@ func (n normalizers) matches(e *entry, h http.Header) bool {
 		if n.value(f.name, lines) == f.norm {
 			continue
 		}
-		if f.name == "Accept-Language" && wantsLanguage(lines, e.language) {
+		if f.name == "Accept-Language" && wantsLanguage(lines, e.language()) {
 			continue
 		}
 		return false
 	}
 	return true
+}
+
+// language is the language of e, if it says that it is in one.
+func (e *entry) language() string {
+	if v := e.field("Content-Language"); len(v) == 1 {
+		return strings.ToLower(v[0])
+	}
+	return ""
 }
 
 // wantsLanguage reports whether the language of a stored response is the one
