@@ -208,3 +208,41 @@ func TestCloseEndsAReadOfABodyOnItsWay(t *testing.T) {
 		require.ErrorIs(t, err, http.ErrBodyReadAfterClose)
 	})
 }
+
+func TestARequestMayBeUsedAgainWhenItsBodyIsClosed(t *testing.T) {
+	// Its header is then the caller's, while its answer is still on its way to
+	// the others, or being revalidated. The race detector looks on.
+	synctest.Test(t, func(t *testing.T) {
+		rt := cache.MustNew(cache.Config{}).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+			time.Sleep(time.Second)
+			resp := fresh(r)
+			resp.Header["Etag"], resp.Header["Vary"] = []string{`"a"`}, []string{"Foo"}
+			pr, pw := io.Pipe()
+			go func() {
+				time.Sleep(time.Second)
+				io.WriteString(pw, "x")
+				pw.Close()
+			}()
+			resp.Body = pr
+			return resp, nil
+		}))
+		r := newRequest(t, "GET", page)
+		r.Header.Set("If-None-Match", `"a"`)
+		for i := range 3 { // 304 and the body goes on; a hit; stale, and revalidated
+			r.Header.Set("Foo", "bar")
+			resp, err := rt.RoundTrip(r)
+			require.NoError(t, err)
+			require.Equal(t, 304, resp.StatusCode, i)
+			require.NoError(t, resp.Body.Close())
+			for range 100 {
+				time.Sleep(200 * time.Millisecond)
+				r.Header.Set("Foo", "others")
+			}
+		}
+		resp, err := rt.RoundTrip(r)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.NotContains(t, resp.Header.Get("Cache-Status"), "hit", "nothing was stored for others")
+		time.Sleep(time.Minute)
+	})
+}

@@ -67,6 +67,7 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 		thrown any
 	}
 	first := make(chan begun, 1)
+	f.keepHeader()
 	if e := f.fromTier(r.Context(), l); e != nil {
 		f.cancel(nil)
 		rep, ok := l.replyFor(c, e, c.now())

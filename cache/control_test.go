@@ -350,3 +350,16 @@ func TestAnUnsafeRequestInvalidatesWhatWasAskedFor(t *testing.T) {
 		require.NotContains(t, status(get(h, page)), "hit", method)
 	}
 }
+
+func TestWhatIsSoftlyPurgedIsSaidToBeStale(t *testing.T) { // RFC 9211 §2.4
+	synctest.Test(t, func(t *testing.T) {
+		c := cache.MustNew(cache.Config{})
+		h := c.Handler(newOrigin("Cache-Control", "max-age=600"))
+		get(h, page)
+		time.Sleep(10 * time.Second)
+		require.Equal(t, "Spillway; hit; ttl=590", status(get(h, page)))
+		require.NoError(t, c.Purge(t.Context(), cache.URL(page).Soft()))
+		time.Sleep(5 * time.Second)
+		require.Equal(t, "Spillway; hit; ttl=-5", status(get(h, page, "Cache-Control", "max-stale")))
+	})
+}

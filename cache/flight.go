@@ -78,6 +78,15 @@ func (f *flight) detach(client context.Context) {
 	f.ctx = &f.fill
 }
 
+// keepHeader makes f outlive the request that leads it, which is its caller's
+// again when he has closed the answer.
+func (f *flight) keepHeader() {
+	h := f.header.Clone()
+	f.shard.mu.Lock()
+	f.header = h
+	f.shard.mu.Unlock()
+}
+
 func (f *flight) detached() bool { return f.fill.f != nil }
 
 // cancel ends the context of f's call, if that is f's own.

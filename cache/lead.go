@@ -91,7 +91,7 @@ func (c *Cache) refresh(r *http.Request, l *lookup, key string, e *entry, fill f
 	if !c.start() {
 		return
 	}
-	f := c.newFlight(r.Context(), l.asker(e.rules.shared), key, e.hash, r.Header, e)
+	f := c.newFlight(r.Context(), l.asker(e.rules.shared), key, e.hash, r.Header.Clone(), e) // r is soon the client's again
 	f.background = true
 	f.detach(r.Context())
 	f.client = nil // nobody's

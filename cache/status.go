@@ -135,7 +135,7 @@ func (c *Cache) stampAt(e *entry, now time.Duration) stamp {
 	if c.statusName == "" {
 		return st
 	}
-	st.status = c.ttls.line(int64((e.life - age) / time.Second))
+	st.status = c.ttls.line(int64(-e.staleness(now) / time.Second))
 	if e.fields.shape.upstream {
 		st.status = appendStatus(e.field("Cache-Status"), st.status[0])
 	}
