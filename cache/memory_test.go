@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"github.com/go-spillway/spillway/cache"
@@ -68,13 +69,16 @@ func TestVariantsOfOneURLAreBounded(t *testing.T) {
 func TestBodiesOnTheirWayShareABudget(t *testing.T) {
 	// Sixteen responses of 1 MiB at once, where 2 MiB may be held: those that
 	// are too many are sent but not stored, and nothing waits.
-	gate := make(chan struct{})
+	gate, end := make(chan struct{}), make(chan struct{})
+	var sent atomic.Int64
 	o := newOrigin()
 	o.serve = func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "max-age=60")
 		io.WriteString(w, "x")
 		<-gate
 		w.Write(make([]byte, 1<<20-1))
+		sent.Add(1)
+		<-end
 	}
 	c := cache.MustNew(cache.Config{MaxBytes: 8 << 20, MaxBodyBytes: 1 << 20})
 	h := c.Handler(o)
@@ -86,8 +90,13 @@ func TestBodiesOnTheirWayShareABudget(t *testing.T) {
 		runtime.Gosched()
 	}
 	close(gate)
+	for sent.Load() < 16 {
+		runtime.Gosched()
+	}
+	close(end)
 	for range 16 {
 		require.Equal(t, 1<<20, <-done)
 	}
 	require.LessOrEqual(t, c.Stats().Bytes, int64(8<<20))
+	require.LessOrEqual(t, c.Stats().Entries, 2)
 }
