@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -82,7 +81,7 @@ func (h *handler) passUnfit(w http.ResponseWriter, r *http.Request, l *lookup, k
 func (w *watcher) judge(status int, h http.Header) {
 	c := w.c
 	now := c.now()
-	if errors.Is(w.r.Context().Err(), context.Canceled) {
+	if w.r.Context().Err() == context.Canceled {
 		w.result, w.why = Failed, reasonClientGone
 		return
 	}

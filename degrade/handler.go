@@ -50,8 +50,7 @@ func (s *Shedder) Handler(next http.Handler) http.Handler {
 // the copy.
 func (s *Shedder) read(r *http.Request, t *ticket) (*http.Request, context.CancelFunc) {
 	ctx, cancel, known := r.Context(), context.CancelFunc(nil), false
-	marked := r.Header[PriorityHeader] != nil || r.Header[TimeoutHeader] != nil
-	if marked && s.cfg.Trust != nil && s.cfg.Trust(r) {
+	if s.cfg.Trust != nil && (r.Header[PriorityHeader] != nil || r.Header[TimeoutHeader] != nil) && s.cfg.Trust(r) {
 		t.p, known = ParsePriority(header(r.Header, PriorityHeader))
 		if ms, ok := parseTimeout(header(r.Header, TimeoutHeader)); ok {
 			ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
