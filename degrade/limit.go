@@ -44,6 +44,7 @@ const (
 	tryAbove   = 1.4  // try fewer when they take more than this times the baseline
 	atEase     = 0.75 // a latency counts for the baseline below this share of the limit
 
+	leastStep    = 0.8  // fewer by less than this leads to trials that chance decides
 	sure         = 1.5  // standard errors by which a trial must seem worth while
 	surer        = 2.5  // standard errors by which it must be decided
 	baseMemory   = 1000 // latencies that the baseline is averaged over, at most
@@ -63,11 +64,12 @@ type control struct {
 
 	// The baseline, how many latencies it stands for, and where it comes from.
 	base, baseN float64
-	recent      tempo // latencies on their way into it
-	quicker     int   // batches of latencies in a row that were much shorter
-	fresh       int64 // when it was last confirmed
-	checked     bool  // it does not come from a full backend
-	guessed     bool  // it was inferred from a trial
+	recent      tempo   // latencies on their way into it
+	quicker     int     // batches of latencies in a row that were much shorter
+	fresh       int64   // when it was last confirmed
+	checked     bool    // it does not come from a full backend
+	guessed     bool    // it was inferred from a trial
+	measured    float64 // and what it was before
 
 	// How long a slot that is handed over stays idle, on average, because its
 	// goroutine must be scheduled first: on a busy machine, milliseconds.
@@ -136,7 +138,7 @@ func newControl(lo, hi int) control {
 	return control{
 		adaptive: true, min: lo, max: hi,
 		limit: float64(min(max(firstLimit, lo), hi)),
-		cv2:   1, backoff: 1e9, starting: true,
+		cv2:   1, backoff: 1e9, starting: true, measured: math.Inf(1),
 	}
 }
 
@@ -233,12 +235,18 @@ func (c *control) changed() bool {
 	if b.n < newestMemory || math.Abs(math.Log(a.rate()/b.rate())) < 3.5*math.Sqrt(max(c.cv2, 1)*(1/a.n+1/b.n)) {
 		return false
 	}
+	if a.rate() > b.rate() {
+		a = tempo{} // chosen for being quick, it would promise too much
+	}
 	c.seen, c.pooled, c.pool = a, tempo{}, tempo{}
 	return true
 }
 
 // rebase sets the baseline to what a trial has shown to be free of waiting.
 func (c *control) rebase(now int64, base, n float64) {
+	if !c.guessed && c.baseN > 0 {
+		c.measured = c.base
+	}
 	c.base, c.baseN, c.fresh, c.checked, c.guessed = base, n, now, true, true
 }
 
@@ -285,7 +293,7 @@ func (c *control) decide(now int64, settle, shed float64) int {
 	case !c.checked && c.limit > firstLimit && c.pool.n >= 60 && standing && now > c.nextDown:
 		return c.try(now, settle, 0.7)
 	case ratio*(1-sure*sigma) > tryAbove && now > c.nextDown:
-		down := max(headroom/(ratio*(1-sigma/3)), 0.5)
+		down := min(max(headroom/(ratio*(1-sigma/3)), 0.5), leastStep)
 		if c.limit*down < fewSlots && (!standing || c.pool.n < 30) {
 			return 0
 		}

@@ -99,8 +99,12 @@ func (c *control) judge(now int64, settle float64) int {
 	case t.dir > 0: // no more done: back, or as far as it was of use
 		c.home = 0
 		c.proven = true
-		if was = t.limit / x; c.guessed && was < c.base { // the baseline had promised a gain
-			c.base, c.baseN, c.guessed = was/1.1, min(c.baseN, 50), false
+		// The guessed baseline promised a gain: it was wrong, or nearly so.
+		if was = t.limit / x; c.guessed && was < c.base*growBelow {
+			if was < c.base {
+				c.base = c.measured
+			}
+			c.base, c.baseN, c.guessed = min(c.base, was/1.1), min(c.baseN, 50), false
 			c.checked = now < c.below+30e9
 		}
 		// Trying more costs only latency, so it is done again before long.
@@ -109,7 +113,7 @@ func (c *control) judge(now int64, settle float64) int {
 			c.nextUp = now + 3*(now-t.began)
 		}
 		return c.set(now, settle, max(t.limit, min(t.limit*gain, c.limit)))
-	case t.dir < 0 && !below && c.home > 0 && x < c.homeRate*(1+c.limit/c.home)/2:
+	case t.dir < 0 && !below && c.limit < c.home && x < c.homeRate*(1+c.limit/c.home)/2:
 		// Step by step no loss was seen, but all together there is one.
 		to := min(c.home, c.limit*c.homeRate/x*headroom)
 		c.home = 0
