@@ -340,22 +340,24 @@ func TestInterimResponsesPassThrough(t *testing.T) { // RFC 9110 §15.2
 }
 
 func TestTrailersAreStored(t *testing.T) { // RFC 9110 §6.5
-	for _, announced := range []bool{true, false} {
+	for _, c := range []struct{ announced, flushed bool }{{true, false}, {true, true}, {false, true}} {
 		o := newOrigin()
 		o.serve = func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Cache-Control", "max-age=60")
-			if announced {
+			if c.announced {
 				w.Header().Set("Trailer", "Sum")
 			}
 			io.WriteString(w, "body")
-			http.NewResponseController(w).Flush()
-			w.Header().Set(map[bool]string{true: "", false: http.TrailerPrefix}[announced]+"Sum", "42")
+			if c.flushed {
+				http.NewResponseController(w).Flush()
+			}
+			w.Header().Set(map[bool]string{true: "", false: http.TrailerPrefix}[c.announced]+"Sum", "42")
 		}
 		front, _ := proxied(t, cache.Config{}, o)
 		for i := range 2 {
 			resp, body := fetch(t, newRequest(t, "GET", front))
 			require.Equal(t, "body", body)
-			require.Equal(t, "42", resp.Trailer.Get("Sum"), "request %d, announced %v", i, announced)
+			require.Equal(t, "42", resp.Trailer.Get("Sum"), "request %d, %+v", i, c)
 		}
 		require.EqualValues(t, 1, o.calls.Load())
 	}
