@@ -12,15 +12,15 @@ import (
 // Keys themselves are not kept. Two keys with the same 64-bit hash share a
 // bucket, which is stricter, never looser; among a million keys there is such
 // a pair with a probability of three in a hundred million.
-type seed [2]uint64
+type seed struct{ a, b uint64 } // an array would not be passed in registers
 
 func newSeed() seed { return seed{rand.Uint64(), rand.Uint64()} }
 
 // hash never returns 0, which marks an empty slot.
 func (s seed) hash(key string) uint64 {
-	h := fold(s[0]^uint64(len(key)), s[1]|1)
+	h := fold(s.a^uint64(len(key)), s.b|1)
 	for len(key) > 16 {
-		h = fold(word(key)^s[0], word(key[8:])^h)
+		h = fold(word(key)^s.a, word(key[8:])^h)
 		key = key[16:]
 	}
 	var a, b uint64
@@ -32,7 +32,7 @@ func (s seed) hash(key string) uint64 {
 	case n > 0:
 		a = uint64(key[0])<<16 | uint64(key[n/2])<<8 | uint64(key[n-1])
 	}
-	h = fold(fold(a^s[0], b^h)^s[1], 0x9e3779b97f4a7c15)
+	h = fold(fold(a^s.a, b^h)^s.b, 0x9e3779b97f4a7c15)
 	return max(h, 1)
 }
 

@@ -48,18 +48,17 @@ func (m *memory) cut(limits []*limit) {
 		sh := &t.shards[i]
 		sh.mu.Lock()
 		now := m.now()
-		if s := sh.slots.Load(); s != nil {
-			for at := 0; at < len(s.words); at += s.width {
-				if s.words[at].Load() == 0 {
-					continue
-				}
-				for j, lim := range limits {
-					word := &s.words[at+1+j]
-					for {
-						due := word.Load()
-						if int64(due)-now <= lim.room || word.CompareAndSwap(due, uint64(now+lim.room)) {
-							break
-						}
+		s := sh.slots.Load()
+		for at := 0; at < len(s.words); at += s.width {
+			if s.words[at].Load() == 0 {
+				continue
+			}
+			for j, lim := range limits {
+				word := &s.words[at+1+j]
+				for {
+					due := word.Load()
+					if int64(due)-now <= lim.room || word.CompareAndSwap(due, uint64(now+lim.room)) {
+						break
 					}
 				}
 			}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,6 +67,77 @@ func TestSetRateWhileServingNeverAdmitsMoreThanTheFasterRate(t *testing.T) {
 		require.LessOrEqual(t, float64(admitted), 20+20*time.Since(start).Seconds())
 		require.GreaterOrEqual(t, float64(admitted), 10*time.Since(start).Seconds())
 	})
+}
+
+// Callers decide while the table grows and forgets, rates change, keys are
+// charged and forgotten, and snapshots are taken, from one of which a second
+// limiter goes on.
+func TestNoKeyExceedsItsBoundWhateverElseGoesOn(t *testing.T) {
+	slow := ratelimit.Rate{Requests: 10, Per: time.Second, Burst: 3}
+	fast := ratelimit.Rate{Requests: 20, Per: time.Second, Burst: 6} // as long to fill
+	const n = 5000
+	for _, maxKeys := range []int{100, 2000, 100_000} {
+		cfg := ratelimit.Config{Rate: fast, MaxKeys: maxKeys}
+		l := ratelimit.MustNew(cfg)
+		var admitted, forgotten [n]atomic.Int64 // how often, of each key
+		start := time.Now()
+		for range 2 {
+			turn := time.Now()
+			during := func() bool { return time.Since(turn) < 150*time.Millisecond }
+			some := func() int {
+				if rand.IntN(2) == 0 {
+					return rand.IntN(50) // some are hot
+				}
+				return rand.IntN(n)
+			}
+			var wg sync.WaitGroup
+			for range 6 {
+				wg.Go(func() {
+					for during() {
+						i, tokens := some(), 1+rand.IntN(2)
+						if d, _ := l.Allow(ctx, strconv.Itoa(i), tokens); d.Allowed {
+							admitted[i].Add(int64(tokens))
+						}
+					}
+				})
+			}
+			for during() {
+				i := some()
+				switch key := strconv.Itoa(i); rand.IntN(20) {
+				case 0:
+					require.NoError(t, l.SetRate([]ratelimit.Rate{slow, fast}[rand.IntN(2)]))
+				case 1:
+					require.NoError(t, l.Snapshot(io.Discard))
+				case 2:
+					forgotten[i].Add(1)
+					l.Forget(ctx, key)
+				case 3:
+					require.LessOrEqual(t, l.Stats().Keys, maxKeys)
+				case 4, 5, 6, 7:
+					l.Charge(ctx, key, 1)
+				default:
+					require.LessOrEqual(t, l.Peek(ctx, key).Remaining, fast.Burst)
+				}
+			}
+			wg.Wait()
+
+			var b bytes.Buffer
+			require.NoError(t, l.Snapshot(&b))
+			l = ratelimit.MustNew(cfg)
+			require.NoError(t, l.Restore(&b))
+		}
+		passed, total := time.Since(start).Seconds(), int64(0)
+		for i := range admitted {
+			bursts := 1 + forgotten[i].Load()
+			if maxKeys < n {
+				bursts++ // what overflow buckets owe is no part of a snapshot
+			}
+			bound := float64(fast.Burst)*float64(bursts) + float64(fast.Requests)*passed
+			require.LessOrEqual(t, float64(admitted[i].Load()), bound, "key %d of at most %d", i, maxKeys)
+			total += admitted[i].Load()
+		}
+		require.NotZero(t, total)
+	}
 }
 
 func TestPeekSpendsNothing(t *testing.T) {

@@ -101,11 +101,11 @@ func (m *memory) take(a *ask) { m.takeAt(a, m.now()) }
 
 func (m *memory) takeAt(a *ask, now int64) {
 	if lim := a.limits[0]; m.atomic && a.n <= lim.rate.Burst {
-		debt, wait, ok := m.first.take(m.seed.hash(a.keys[0]), now, a.n, lim)
-		if ok {
-			a.allowed, a.debts[0], a.wait = wait <= 0, debt, max(wait, 0)
-			return
-		}
+		h := m.seed.hash(a.keys[0])
+		s, home := m.first.path(h)
+		a.debts[0], a.wait = m.first.take(s, home, h, now, a.n, lim)
+		a.allowed, a.wait = a.wait <= 0, max(a.wait, 0)
+		return
 	}
 	m.locked(a, now, take)
 }

@@ -274,23 +274,31 @@ func MustNew(cfg Config) *Limiter {
 // than the burst the answer is no, for ever. The error is not nil if n is not
 // positive, or if ctx ended while waiting (Config.MaxWait), and then the answer
 // is no too. An outage of the Store is not an error; see Config.Outage.
-func (l *Limiter) Allow(ctx context.Context, key string, n int) (Decision, error) {
+func (l *Limiter) Allow(ctx context.Context, key string, n int) (d Decision, err error) {
+	if lim := l.plan.Load().first; l.plain && n > 0 && n <= lim.rate.Burst {
+		m := l.mem.Load()
+		h := m.seed.hash(key)
+		s, home := m.first.path(h)
+		debt, wait := m.first.take(s, home, h, m.now(), n, lim)
+		if wait > 0 {
+			return l.refusal(lim, debt, wait, key), nil
+		}
+		d.Allowed, d.Remaining, d.by, d.debt = true, lim.remaining(debt), lim, debt
+		l.counts.mine().allowed.Add(1)
+		return d, nil
+	}
+	return l.allow(ctx, key, n)
+}
+
+func (l *Limiter) refusal(lim *limit, debt, wait int64, key string) Decision {
+	l.count(false, false, key)
+	return l.verdict(lim, debt, wait, false)
+}
+
+// allow is Allow for every Config.
+func (l *Limiter) allow(ctx context.Context, key string, n int) (Decision, error) {
 	if n <= 0 {
 		return Decision{}, fmt.Errorf("ratelimit: Allow: n is %d, must be positive", n)
-	}
-	if l.plain {
-		if lim := l.plan.Load().first; n <= lim.rate.Burst {
-			m := l.mem.Load()
-			debt, wait, ok := m.first.take(m.seed.hash(key), m.now(), n, lim)
-			if ok && wait <= 0 {
-				l.counts.mine().allowed.Add(1)
-				return Decision{Allowed: true, Remaining: lim.remaining(debt), by: lim, debt: debt}, nil
-			}
-			if ok {
-				l.count(false, false, key)
-				return l.verdict(lim, debt, wait, false), nil
-			}
-		}
 	}
 	a := l.askKey(key, n)
 	if err := l.decide(ctx, a); err != nil {

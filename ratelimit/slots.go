@@ -8,10 +8,11 @@ import (
 // slots is one shard's array: n slots of width words. An empty slot's hash is
 // 0; there is always one, so that probing ends.
 type slots struct {
-	words []atomic.Uint64
-	n     int
-	width int
-	mask  int // slots to a cache line, less one; 0 where they do not fit evenly
+	words  []atomic.Uint64
+	n      int
+	width  int
+	homes  int // where probing may start, each stride words from the next
+	stride int
 }
 
 const lineWords = 64 / 8 // of a cache line, on most processors
@@ -23,27 +24,31 @@ func newSlots(n, width int) *slots {
 	words = words[:cap(words)]
 	words = words[-uintptr(unsafe.Pointer(&words[0]))/8%lineWords:]
 	n = len(words) / width
-	s := &slots{words: words[:n*width], n: n, width: width}
+	s := &slots{words: words[:n*width], n: n, width: width, homes: n, stride: width}
 	if lineWords%width == 0 {
-		s.mask = lineWords/width - 1
+		s.homes, s.stride = n*width/lineWords, lineWords
 	}
 	return s
 }
 
+// noSlots is one slot that stays empty.
+func noSlots(width int) *slots {
+	return &slots{words: make([]atomic.Uint64, width), n: 1, width: width, homes: 1, stride: width}
+}
+
 // find returns the word index of h's first due time, or -1.
-func (s *slots) find(h uint64) int {
-	if s == nil {
-		return -1
-	}
-	i := s.home(h)
+func (s *slots) find(h uint64) int { return s.findFrom(s.home(h), h) }
+
+func (s *slots) findFrom(i int, h uint64) int {
+	words := s.words
 	for {
-		switch s.words[i].Load() {
+		switch words[i].Load() {
 		case h:
 			return i + 1
 		case 0:
 			return -1
 		}
-		if i += s.width; i >= len(s.words) {
+		if i += s.width; i >= len(words) {
 			i = 0
 		}
 	}
@@ -52,7 +57,7 @@ func (s *slots) find(h uint64) int {
 // home returns the word index of the slot where probing for h starts, the first
 // of a cache line. It spreads the low half of h; the high bits chose the shard.
 func (s *slots) home(h uint64) int {
-	return int(uint64(uint32(h))*uint64(s.n)>>32) &^ s.mask * s.width
+	return int(uint64(uint32(h))*uint64(s.homes)>>32) * s.stride
 }
 
 // past reports whether the n due times from word index i are over.
@@ -78,9 +83,6 @@ func (s *slots) free(h uint64) int {
 
 // reclaim takes over the first slot on h's path whose bucket is full again.
 func (s *slots) reclaim(h uint64, now int64) int {
-	if s == nil {
-		return -1
-	}
 	for i := s.home(h); s.words[i].Load() != 0; {
 		old := s.words[i+1].Load()
 		if s.past(i+1, s.width-1, now) && s.words[i+1].CompareAndSwap(old, frozen) {

@@ -33,7 +33,7 @@ func (l *Limiter) Snapshot(w io.Writer) error {
 			words = binary.LittleEndian.AppendUint64(words, x)
 		}
 	}
-	put(snapshotMagic, m.seed[0], m.seed[1], uint64(time.Now().UnixNano()), uint64(len(m.tables)))
+	put(snapshotMagic, m.seed.a, m.seed.b, uint64(time.Now().UnixNano()), uint64(len(m.tables)))
 	for _, t := range m.tables {
 		put(uint64(t.width))
 		for i := range t.shards {
@@ -58,9 +58,6 @@ func (t *table) debts(sh *shard, now int64, put func(...uint64)) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	s := sh.slots.Load()
-	if s == nil {
-		return
-	}
 	for i := 0; i < len(s.words); i += s.width {
 		if h := s.words[i].Load(); h != 0 && !s.past(i+1, s.width-1, now) {
 			put(h)

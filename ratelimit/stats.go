@@ -44,8 +44,10 @@ func (l *Limiter) Stats() Stats {
 	}
 	for _, t := range l.mem.Load().tables {
 		s.Keys += int(t.used.Load())
-		s.Forgotten += t.stats.forgotten.Load()
-		s.Overflowed += t.stats.overflowed.Load()
+		s.Overflowed += t.overflowed.Load()
+		for i := range t.shards {
+			s.Forgotten += t.shards[i].forgotten.Load()
+		}
 	}
 	return s
 }

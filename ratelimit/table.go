@@ -30,23 +30,25 @@ import (
 //     cannot succeed after.
 //   - Otherwise every writer holds mu.
 type table struct {
-	width   int // words per slot: the hash, then the due times
-	shift   uint
-	max     int64 // slots in use over all shards
-	shards  []shard
-	_       [64]byte
-	used    atomic.Int64
-	flooded atomic.Int64 // due time of the latest debt in an overflow bucket
-	stats   struct{ forgotten, overflowed atomic.Uint64 }
+	width      int // words per slot: the hash, then the due times
+	shift      uint
+	max        int64 // slots in use over all shards
+	shards     []shard
+	_          [64]byte
+	used       atomic.Int64
+	flooded    atomic.Int64 // due time of the latest debt in an overflow bucket
+	overflowed atomic.Uint64
 }
 
 type shard struct {
 	mu       sync.Mutex
 	slots    atomic.Pointer[slots]
-	used     int     // slots that have a hash, full buckets included
-	turned   int     // keys turned to overflow since the last sweep
+	used     int32   // slots that have a hash, full buckets included
+	turned   int32   // keys turned to overflow since the last sweep
 	swept    int64   // tick of the last sweep
 	overflow []int64 // due times that the keys without a slot share
+
+	forgotten atomic.Uint64 // slots used again; written under mu
 }
 
 const (
@@ -64,26 +66,37 @@ func newTable(rates, maxKeys int) *table {
 		t.shift--
 	}
 	t.shards = make([]shard, n)
+	none := noSlots(t.width)
+	for i := range t.shards {
+		t.shards[i].slots.Store(none)
+	}
 	return t
 }
 
 func (t *table) shard(h uint64) *shard { return &t.shards[h>>t.shift] }
 
-// take moves h's due time by n tokens of lim if that leaves it within lim's
+// path returns where to look for h. It is apart from take so that the clock can
+// be read in between: a processor reads its clock only when all before is done,
+// such as this short chain of fetches, and meanwhile begins with what comes
+// after, such as fetching the slot from memory.
+func (t *table) path(h uint64) (s *slots, home int) {
+	s = t.shard(h).slots.Load()
+	return s, s.home(h)
+}
+
+// take moves h's due time by n tokens of lim, if that leaves it within lim's
 // room. It returns how far ahead of now that is, or if it is refused, how far
-// it was, and how long to wait, which is positive. It works without a lock on a
-// slot that exists; ok is false when there is none and the caller must go
-// through mu.
-func (t *table) take(h uint64, now int64, n int, lim *limit) (debt, wait int64, ok bool) {
-	s := t.shard(h).slots.Load()
-	i := s.find(h)
+// it was, and how long to wait, which is positive. It is for tables with one
+// rate, and takes no lock for a slot that exists.
+func (t *table) take(s *slots, home int, h uint64, now int64, n int, lim *limit) (debt, wait int64) {
+	i := s.findFrom(home, h)
 	if i < 0 {
-		return 0, 0, false
+		return t.takeLocked(h, now, n, lim)
 	}
 	for {
 		old := s.words[i].Load()
 		if old == frozen || s.words[i-1].Load() != h {
-			return 0, 0, false
+			return t.takeLocked(h, now, n, lim)
 		}
 		due := max(int64(old), now)
 		next := due + int64(n)*lim.every
@@ -91,12 +104,31 @@ func (t *table) take(h uint64, now int64, n int, lim *limit) (debt, wait int64, 
 			next = due + lim.cost(due, n)
 		}
 		if wait = next - now - lim.room; wait > 0 {
-			return due - now, wait, true
+			return due - now, wait
 		}
 		if s.words[i].CompareAndSwap(old, uint64(next)) {
-			return next - now, wait, true
+			return next - now, wait
 		}
 	}
+}
+
+// takeLocked is take for a key that has no slot, or one that somebody holds.
+// Among many keys that is as frequent as the other, wherever most of them pay
+// their debts before they come again.
+func (t *table) takeLocked(h uint64, now int64, n int, lim *limit) (debt, wait int64) {
+	sh := t.shard(h)
+	sh.mu.Lock()
+	debts := []int64{0}
+	i := t.openLocked(sh, h, now, debts)
+	next := debts[0] + lim.cost(now+debts[0], n)
+	if wait = next - lim.room; wait <= 0 {
+		debts[0] = next
+	}
+	if i >= 0 || wait <= 0 {
+		t.closeLocked(sh, h, i, now, debts)
+	}
+	sh.mu.Unlock()
+	return debts[0], wait
 }
 
 // openLocked fills debts with how far h's due times are ahead of now: those
@@ -128,7 +160,7 @@ func (t *table) closeLocked(sh *shard, h uint64, i int, now int64, debts []int64
 		i = t.addLocked(sh, h, now)
 	}
 	if i < 0 {
-		t.stats.overflowed.Add(1)
+		t.overflowed.Add(1)
 		if sh.overflow == nil {
 			sh.overflow = make([]int64, t.width-1)
 		}
@@ -151,7 +183,7 @@ func (t *table) closeLocked(sh *shard, h uint64, i int, now int64, debts []int64
 func (t *table) addLocked(sh *shard, h uint64, now int64) int {
 	s := sh.slots.Load()
 	if i := s.reclaim(h, now); i >= 0 {
-		t.stats.forgotten.Add(1)
+		sh.forgotten.Add(1)
 		return i
 	}
 	if t.used.Add(1) > t.max {
@@ -161,11 +193,11 @@ func (t *table) addLocked(sh *shard, h uint64, now int64) int {
 		// each bucket of the table: a hundredth of one core, for all shards.
 		// Meanwhile reclaim finds the room that is on a key's path.
 		sh.turned++
-		if s == nil || sh.turned <= s.n/16 && now-sh.swept < max(1e6, 1e3*t.max)*ticksPerNano {
+		if int(sh.turned) <= s.n/16 && now-sh.swept < max(1e6, 1e3*t.max)*ticksPerNano {
 			return -1
 		}
 		sh.turned, sh.swept = 0, now
-		if s.count(now) == sh.used {
+		if s.count(now) == int(sh.used) {
 			return -1
 		}
 		t.rehashLocked(sh, now)
@@ -175,7 +207,7 @@ func (t *table) addLocked(sh *shard, h uint64, now int64) int {
 		}
 		s = sh.slots.Load()
 	}
-	if s == nil || (sh.used+1)*19 > s.n*15 {
+	if (int(sh.used)+1)*19 > s.n*15 {
 		t.rehashLocked(sh, now)
 		s = sh.slots.Load()
 	}
@@ -187,10 +219,6 @@ func (t *table) addLocked(sh *shard, h uint64, now int64) int {
 // and leaves the full buckets behind.
 func (t *table) rehashLocked(sh *shard, now int64) {
 	old := sh.slots.Load()
-	if old == nil {
-		sh.slots.Store(newSlots(minSlots, t.width))
-		return
-	}
 	// Freeze first and count then: until it is frozen, a full bucket may come
 	// to life again.
 	type debt struct {
@@ -217,8 +245,9 @@ func (t *table) rehashLocked(sh *shard, now int64) {
 			s.words[i+j].Store(old.words[d.at+j].Load())
 		}
 	}
-	t.used.Add(int64(len(debts) - sh.used))
-	t.stats.forgotten.Add(uint64(sh.used - len(debts)))
-	sh.used = len(debts)
+	left := int(sh.used) - len(debts)
+	t.used.Add(-int64(left))
+	sh.forgotten.Add(uint64(left))
+	sh.used = int32(len(debts))
 	sh.slots.Store(s)
 }
