@@ -17,8 +17,8 @@ type watcher struct {
 	c *Cache
 	r *http.Request
 
-	job      watchJob
 	result   Result
+	job      watchJob
 	why      reason
 	seen     bool // the header has gone by
 	returned bool // the handler has returned

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -149,17 +150,30 @@ func TestChainAllocatesLittle(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates too")
 	}
-	most := map[string]float64{"health": 1, "ratelimit": 0, "cache-miss": 1, "cache-hit": 0, "shedder": 0, "switch": 1, "breaker": 1, "all-miss": 4, "all-hit": 1}
+	type cost struct{ allocs, bytes float64 }
+	most := map[string]cost{
+		"health": {1, 48}, "ratelimit": {0, 64}, "cache-miss": {1, 288}, "cache-hit": {0, 16}, "shedder": {0, 16},
+		"switch": {1, 416}, "breaker": {1, 96}, "all-miss": {4, 512}, "all-hit": {1, 112},
+	}
 	for _, l := range layers(t) {
 		w, r := &blank{http.Header{}}, l.r()
-		l.h.ServeHTTP(w, r)
-		got := testing.AllocsPerRun(1000, func() {
+		call := func() {
 			clear(w.header)
 			l.h.ServeHTTP(w, r)
-		})
-		t.Logf("%-11s %v", l.name, got)
+		}
+		got := cost{allocs: testing.AllocsPerRun(1000, call)}
+		const calls = 10_000
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range calls {
+			call()
+		}
+		runtime.ReadMemStats(&after)
+		got.bytes = float64(after.TotalAlloc-before.TotalAlloc) / calls
+		t.Logf("%-11s %v allocations, %.0f bytes", l.name, got.allocs, got.bytes)
 		if n, ok := most[l.name]; ok {
-			require.LessOrEqual(t, got, n, l.name)
+			require.LessOrEqual(t, got.allocs, n.allocs, l.name)
+			require.LessOrEqual(t, got.bytes, n.bytes, l.name)
 		}
 	}
 }
