@@ -75,7 +75,7 @@ func BenchmarkHit(b *testing.B) {
 // put together from two thousand strings, so that the only memory that is far
 // away is the cache's own. "loop" is what remains without a cache; "map" is the
 // least that could be done instead: a map from strings to bodies behind locks,
-// and the same seven fields for all. "-copied" reads the body, as a connection
+// and the same nine fields for all. "-copied" reads the body, as a connection
 // does.
 func BenchmarkHitAmong(b *testing.B) {
 	var parts [1000]string
@@ -89,6 +89,8 @@ func BenchmarkHitAmong(b *testing.B) {
 		h["Content-Type"] = []string{"text/html; charset=utf-8"}
 		h["Cache-Control"] = []string{"public, max-age=3600"}
 		h["Etag"] = []string{`"v1"`}
+		h["Last-Modified"] = []string{"Mon, 02 Jan 2006 15:04:05 GMT"}
+		h["Vary"] = []string{"Accept-Encoding"}
 		h["Content-Length"] = length
 		io.WriteString(w, body)
 	})
