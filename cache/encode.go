@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -204,9 +205,11 @@ func (c *Cache) decodeEntry(b []byte) (*entry, error) {
 	e.rules = rules{noCache: flags[1], mustRevalidate: flags[2], heuristic: flags[3], shared: flags[4], saysStale: flags[5]}
 	e.start, e.total = r.int(), r.int()
 	n := r.count()
-	vary := make([]varyField, 0, min(n, 64))
+	names, request := make([]string, 0, min(n, 64)), http.Header{}
 	for range n {
-		vary = append(vary, varyField{name: r.string(), lines: r.strings(), norm: r.string()})
+		name := r.string()
+		names, request[name] = append(names, name), r.strings()
+		r.string() // norm, which is what this process makes of it
 	}
 	e.tags = r.strings()
 	e.date, e.modified = r.time().Unix(), r.time().Unix()
@@ -221,9 +224,7 @@ func (c *Cache) decodeEntry(b []byte) (*entry, error) {
 	if e.size > 0 {
 		e.data = [][]byte{slices.Clone(r.b)}
 	}
-	if len(vary) > 0 {
-		e.vary = c.shareVary(&varySet{fields: vary})
-	}
+	e.vary = c.varyOf(names, request)
 	// Another machine's clock may be ahead of ours.
 	now := c.now()
 	e.received = min(received.Sub(c.base), now)

@@ -181,32 +181,26 @@ func (s *varySet) weight() (n int64) {
 }
 
 // varyOf returns the fields by which a request with header h chose a response
-// with these names.
+// with these names. As a rule it is there already, and need not be made.
 func (c *Cache) varyOf(names []string, h http.Header) *varySet {
-	return c.shareVary(c.normal.varyOf(names, h))
-}
-
-// shareVary returns s, or what is equal to it and there already.
-func (c *Cache) shareVary(s *varySet) *varySet {
-	if s == nil {
+	if len(names) == 0 {
 		return nil
 	}
 	hash := uint64(0)
-	for _, f := range s.fields {
-		hash = (hash ^ maphash.String(c.keys.seed, f.name)) * 0x9e3779b97f4a7c15
-		for _, line := range f.lines {
+	for _, name := range names {
+		hash = (hash ^ maphash.String(c.keys.seed, name)) * 0x9e3779b97f4a7c15
+		for _, line := range h[name] {
 			hash = (hash ^ maphash.String(c.keys.seed, line)) * 0x9e3779b97f4a7c15
 		}
 	}
-	return c.varies.share(hash, func(t *varySet) bool {
-		return slices.EqualFunc(s.fields, t.fields, func(a, b varyField) bool {
-			return a.name == b.name && slices.Equal(a.lines, b.lines) && a.norm == b.norm
+	return c.varies.share(hash, func(s *varySet) bool {
+		return slices.EqualFunc(s.fields, names, func(f varyField, name string) bool {
+			return f.name == name && slices.Equal(f.lines, h[name])
 		})
-	}, func() *varySet { return s })
+	}, func() *varySet { return c.normal.varyOf(names, h) })
 }
 
-// varyOf returns the fields by which a request with header h chose a response
-// with these names.
+// varyOf makes what Cache.varyOf returns.
 func (n normalizers) varyOf(names []string, h http.Header) *varySet {
 	if len(names) == 0 {
 		return nil
