@@ -179,50 +179,10 @@ func (c *control) rest(now int64) {
 	c.full = false
 }
 
-// learn takes latencies seen at ease into the baseline.
-func (c *control) learn(now int64, n, mean, square float64) {
-	if n == 0 {
-		return
-	}
-	// Requests that started with slots to spare and took much longer, or much less,
-	// than such requests did before: the backend has changed.
-	c.recent.n += n
-	c.recent.t += n * mean
-	if c.recent.n >= 50 && c.baseN >= 16 {
-		m := c.recent.t / c.recent.n
-		err := 4 * min(m, c.base) * math.Sqrt(c.cv2*(1/c.recent.n+1/c.baseN))
-		d := m / c.base
-		if d >= 0.5 {
-			c.quicker = 0
-		} else {
-			c.quicker++ // not at once: of requests that begin together the quick ones end first
-		}
-		if (d > 2 || c.quicker > 1) && math.Abs(m-c.base) > err {
-			c.quicker = 0
-			c.base, c.baseN = m, c.recent.n
-			c.checked = m < c.base
-			c.nextDown = max(c.nextDown, now+2e9)
-			n = 0
-		}
-		c.recent = tempo{}
-	}
-	c.base += (mean - c.base) * n / (c.baseN + n)
-	c.baseN = min(c.baseN+n, baseMemory)
-	c.fresh = now
-	c.checked = c.checked || c.baseN >= 20
-	c.guessed = c.guessed && n <= 16
-	w := n / (c.meanN + n)
-	c.mean += (mean - c.mean) * w
-	c.square += (square - c.square) * w
-	c.meanN = min(c.meanN+n, 2*baseMemory)
-	if c.meanN >= 50 {
-		c.cv2 = min(max(c.square/(c.mean*c.mean)-1, 0.05), 4)
-	}
-}
-
-// changed reports whether the last completions came at another rate than those
-// before at this limit (those in the pool, when no trial is on).
-func (c *control) changed() bool {
+// forgetIfChanged begins to look anew when the last completions came at another
+// rate than those before at this limit (those in the pool, when no trial is on),
+// and reports whether it did.
+func (c *control) forgetIfChanged() bool {
 	a := c.newest
 	if a.n < newestMemory {
 		return false
@@ -240,14 +200,6 @@ func (c *control) changed() bool {
 	}
 	c.seen, c.pooled, c.pool = a, tempo{}, tempo{}
 	return true
-}
-
-// rebase sets the baseline to what a trial has shown to be free of waiting.
-func (c *control) rebase(now int64, base, n float64) {
-	if !c.guessed && c.baseN > 0 {
-		c.measured = c.base
-	}
-	c.base, c.baseN, c.fresh, c.checked, c.guessed = base, n, now, true, true
 }
 
 // decide returns a new limit, or 0 for none. settle is how long a change takes
@@ -268,7 +220,7 @@ func (c *control) decide(now int64, settle, shed float64) int {
 	case c.trial.dir != 0:
 		return c.judge(now, settle)
 	}
-	c.changed()
+	c.forgetIfChanged()
 	c.gather()
 	standing := c.taken > 0.9 || c.taken > 0.5 && shed > 0.15*(shed+c.pool.rate())
 	sigma := math.Sqrt(c.cv2 * (1/c.pool.n + 1/c.baseN))
@@ -329,21 +281,5 @@ func (c *control) set(now int64, settle, limit float64) int {
 	}
 	c.seen, c.pooled, c.newest = tempo{}, tempo{}, tempo{}
 	c.settle = now + int64(settle)
-	return int(c.limit)
-}
-
-// estimate is the limit of a dry run, in which nothing can be tried: what is in
-// use while requests take no longer than at ease, and what Little's law says
-// when they do.
-func (c *control) estimate(busy, latency float64) int {
-	l := c.limit
-	switch {
-	case c.baseN < 20:
-	case latency < growBelow*c.base:
-		l = max(l, busy*headroom)
-	case latency > tryAbove*c.base:
-		l = busy * c.base / latency * headroom
-	}
-	c.limit = min(max(math.Ceil(l), float64(c.min)), float64(c.max))
 	return int(c.limit)
 }

@@ -72,7 +72,7 @@ func (c *control) judge(now int64, settle float64) int {
 	// then the backend has changed meanwhile, and the trial says nothing.
 	noise := 3 * gain * math.Sqrt(c.cv2*(1/n+1/t.tempo.n))
 	share := c.limit / t.limit
-	if n >= 16 && (gain+noise < min(share, 1) || gain-noise > max(share, 1)) || c.changed() {
+	if n >= 16 && (gain+noise < min(share, 1) || gain-noise > max(share, 1)) || c.forgetIfChanged() {
 		c.trial.dir = 0
 		c.pool, c.pooled = tempo{}, tempo{}
 		c.nextUp, c.nextDown = now+1e9, now+1e9
