@@ -184,17 +184,17 @@ func (b *Balancer) subset(list []Backend) []Backend {
 		return list
 	}
 	key := hashString(b.cfg.SubsetKey)
-	rank := func(i int) uint64 { return mix(hashString(list[i].ID) ^ key) }
-	ranked := make([]int, len(list)) // indexes of list
-	for i := range ranked {
-		ranked[i] = i
+	rank := func(d *Backend) uint64 { return mix(hashString(d.ID) ^ key) }
+	ranked := make([]*Backend, len(list))
+	for i := range list {
+		ranked[i] = &list[i]
 	}
-	slices.SortFunc(ranked, func(x, y int) int {
-		return cmp.Or(cmp.Compare(rank(y), rank(x)), cmp.Compare(list[x].ID, list[y].ID))
+	slices.SortFunc(ranked, func(x, y *Backend) int {
+		return cmp.Or(cmp.Compare(rank(y), rank(x)), cmp.Compare(x.ID, y.ID))
 	})
 	taken, keep := map[int]int{}, map[string]bool{}
-	for _, i := range ranked {
-		if d := &list[i]; taken[d.Tier] < n {
+	for _, d := range ranked {
+		if taken[d.Tier] < n {
 			taken[d.Tier]++
 			keep[d.ID] = true
 		}
