@@ -246,3 +246,23 @@ func TestARequestMayBeUsedAgainWhenItsBodyIsClosed(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+func TestAPostWhoseAnswerIsLostInvalidates(t *testing.T) {
+	calls := 0
+	rt := cache.MustNew(cache.Config{}).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+		calls++
+		if r.Method == "POST" {
+			return nil, errors.New("broken wire")
+		}
+		return fresh(r), nil
+	}))
+	for range 2 {
+		resp, err := rt.RoundTrip(newRequest(t, "GET", page))
+		require.NoError(t, err)
+		io.Copy(io.Discard, resp.Body)
+		require.NoError(t, resp.Body.Close())
+		_, err = rt.RoundTrip(newRequest(t, "POST", page))
+		require.ErrorContains(t, err, "broken wire")
+	}
+	require.Equal(t, 4, calls)
+}

@@ -149,6 +149,7 @@ func sameValue(h http.Header, name string, e *entry) bool {
 // and what Location and Content-Location name, if they are of the same origin
 // (RFC 9111 §4.4). Its own answer is spared.
 func (c *Cache) invalidate(ctx context.Context, u *unsafeCall, h http.Header, own *flight) {
+	ctx = context.WithoutCancel(ctx) // whoever hangs up has changed it all the same
 	target := u.target
 	purge := func(at *url.URL) {
 		c.purgeURL(at, u.realm, false, own)

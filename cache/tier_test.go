@@ -267,3 +267,21 @@ func ExampleWarm() {
 	// <nil> 1
 	// Spillway; hit; ttl=59
 }
+
+func TestAnUnsafeRequestReachesTheStoreThoughItsClientHangsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin("Cache-Control", "max-age=60")
+		s := newMapStore()
+		s.fail = func(ctx context.Context) error { return ctx.Err() }
+		_, h := fleet(s, o, 2)
+		get(h[0], page)
+		synctest.Wait()
+		time.Sleep(10 * time.Second)
+		ctx, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		h[0].ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", page, nil).WithContext(ctx))
+		require.EqualValues(t, 2, o.calls.Load())
+		get(h[1], page)
+		require.EqualValues(t, 3, o.calls.Load(), "the store has it no more")
+	})
+}

@@ -131,7 +131,7 @@ func (t *transport) other(r *http.Request) (*http.Response, error) {
 		return t.pass(r, Bypass, reasonMethod, "method", func(*http.Response) bool { return false })
 	}
 	u := t.c.unsafeCall(r, t.realm)
-	return t.pass(r, Bypass, reasonMethod, "method", func(resp *http.Response) (stored bool) {
+	resp, err := t.pass(r, Bypass, reasonMethod, "method", func(resp *http.Response) (stored bool) {
 		if resp.StatusCode >= 400 {
 			return false
 		}
@@ -141,6 +141,10 @@ func (t *transport) other(r *http.Request) (*http.Response, error) {
 		}
 		return f != nil
 	})
+	if err != nil {
+		t.c.invalidate(r.Context(), u, nil, nil) // who knows how far it came
+	}
+	return resp, err
 }
 
 // pass sends r on and has see look at the response, which reports whether it is
