@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
@@ -192,11 +193,8 @@ func (c *clientIP) name(addr netip.Addr, bits int) string {
 		return ""
 	}
 	b := p.Addr().As16()
-	h := uint32(14695981039346656037 & 0xffffffff)
-	for _, x := range b {
-		h = (h ^ uint32(x)) * 16777619
-	}
-	slot := &c.names[h>>24]
+	h := binary.BigEndian.Uint64(b[:8])*0x9e3779b97f4a7c15 ^ binary.BigEndian.Uint64(b[8:])
+	slot := &c.names[h*0x9e3779b97f4a7c15>>56]
 	if n := slot.Load(); n != nil && n.prefix == p {
 		return n.text
 	}

@@ -113,8 +113,8 @@ func (t *table) take(s *slots, home int, h uint64, now int64, n int, lim *limit)
 }
 
 // takeLocked is take for a key that has no slot, or one that somebody holds.
-// Among many keys that is as frequent as the other, wherever most of them pay
-// their debts before they come again.
+// Where many keys have paid their debts before they come again, that is no
+// exception.
 func (t *table) takeLocked(h uint64, now int64, n int, lim *limit) (debt, wait int64) {
 	sh := t.shard(h)
 	sh.mu.Lock()
