@@ -102,7 +102,9 @@ type Config struct {
 	// not push out those who send little. Nil or "" means all are one.
 	Tenant func(*http.Request) string
 	// Trust says whose PriorityHeader and TimeoutHeader are believed. Nil:
-	// nobody's. A priority that is believed comes before Priority.
+	// nobody's. A priority that is believed comes before Priority. Fields that are
+	// not believed are removed from the request, so that a proxy behind Handler
+	// does not pass them on.
 	Trust func(*http.Request) bool
 	// Exempt names requests that are always let through and not counted, such
 	// as probes. Nil: none.

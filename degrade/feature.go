@@ -108,8 +108,8 @@ func (f *Feature) Enabled() bool {
 // EnabledFor reports whether the feature is on for the request that ctx belongs
 // to, and if not, marks the answer as degraded.
 func (f *Feature) EnabledFor(ctx context.Context) bool {
-	p, _ := ctx.Value(snapshotKey).(*pin)
-	if p == nil || p.sw != f.sw || f.i >= len(p.sn.on) {
+	p := f.sw.pinned(ctx)
+	if p == nil || f.i >= len(p.sn.on) {
 		return f.Enabled()
 	}
 	st := &p.sn.on[f.i]
@@ -137,7 +137,7 @@ func (f *Feature) Handler(live, fallback http.Handler) http.Handler {
 			live.ServeHTTP(w, r)
 			return
 		}
-		if r.Context().Value(snapshotKey) == nil { // no Switch.Handler in front
+		if f.sw.pinned(r.Context()) == nil { // no Switch.Handler in front
 			m := &marker{ResponseWriter: w, sw: f.sw, left: []string{f.name}}
 			defer m.send(http.StatusOK) // when nothing was written
 			w = m

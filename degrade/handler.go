@@ -29,11 +29,12 @@ func (s *Shedder) Handler(next http.Handler) http.Handler {
 		if s.cfg.Tenant != nil {
 			tenant = s.cfg.Tenant(r)
 		}
+		long := s.longLived(r) // before there is a slot that a panic would lose
 		if err := s.acquire(r.Context(), &t, tenant); err != nil {
 			s.answer(w, r, err)
 			return
 		}
-		if s.longLived(r) {
+		if long {
 			s.streams.Add(1)
 			defer s.streams.Add(-1)
 			s.core.leave(s.now(), -1, t.n)
@@ -50,10 +51,15 @@ func (s *Shedder) Handler(next http.Handler) http.Handler {
 // the copy.
 func (s *Shedder) read(r *http.Request, t *ticket) (*http.Request, context.CancelFunc) {
 	ctx, cancel, known := r.Context(), context.CancelFunc(nil), false
-	if s.cfg.Trust != nil && (r.Header[PriorityHeader] != nil || r.Header[TimeoutHeader] != nil) && s.cfg.Trust(r) {
-		t.p, known = ParsePriority(header(r.Header, PriorityHeader))
-		if ms, ok := parseTimeout(header(r.Header, TimeoutHeader)); ok {
-			ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
+	if r.Header[PriorityHeader] != nil || r.Header[TimeoutHeader] != nil {
+		if s.cfg.Trust != nil && s.cfg.Trust(r) {
+			t.p, known = ParsePriority(header(r.Header, PriorityHeader))
+			if ms, ok := parseTimeout(header(r.Header, TimeoutHeader)); ok {
+				ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
+			}
+		} else { // or a proxy would hand it to a service that believes us
+			delete(r.Header, PriorityHeader)
+			delete(r.Header, TimeoutHeader)
 		}
 	}
 	if !known && s.cfg.Priority != nil {

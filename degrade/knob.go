@@ -27,7 +27,7 @@ func (k *Knob[T]) Get() T { return k.at(k.sw.now.Load().level) }
 // GetFor returns the value for the request that ctx belongs to, which stays the
 // same while the request lasts.
 func (k *Knob[T]) GetFor(ctx context.Context) T {
-	if p, _ := ctx.Value(snapshotKey).(*pin); p != nil && p.sw == k.sw {
+	if p := k.sw.pinned(ctx); p != nil {
 		return k.at(p.sn.level)
 	}
 	return k.Get()

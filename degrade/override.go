@@ -116,10 +116,21 @@ func (s *Switch) Release(target, author string) bool {
 
 // Overrides returns those in force, by target.
 func (s *Switch) Overrides() []Override {
+	all, ended := s.inForce(time.Now())
+	if ended {
+		s.tell()
+	}
+	return all
+}
+
+// inForce is Overrides. It also reports whether one has ended just now.
+func (s *Switch) inForce(now time.Time) (all []Override, ended bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.expireLocked(time.Now())
-	all := []Override{}
+	if ended = s.expireLocked(now); ended {
+		s.publishLocked(now) // nobody else will find that it has ended
+	}
+	all = []Override{}
 	for _, o := range s.overrides {
 		all = append(all, o)
 	}
@@ -129,7 +140,7 @@ func (s *Switch) Overrides() []Override {
 		}
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].Target < all[j].Target })
-	return all
+	return all, ended
 }
 
 func (s *Switch) known(name string) bool {

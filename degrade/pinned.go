@@ -31,6 +31,10 @@ func place(feature, user string) float64 {
 // at most.
 func (s *Switch) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.pinned(r.Context()) != nil { // further out
+			next.ServeHTTP(w, r)
+			return
+		}
 		now := int64(time.Since(s.epoch))
 		if due := s.due.Load(); now >= due && s.due.CompareAndSwap(due, now+int64(every)) {
 			s.tick(time.Now())
@@ -72,6 +76,18 @@ func (p *pin) Value(key any) any {
 		return p
 	}
 	return p.Context.Value(key)
+}
+
+// pinned returns what the request that ctx belongs to goes by, or nil if it did
+// not pass Handler. Another Switch may have pinned it further in.
+func (s *Switch) pinned(ctx context.Context) *pin {
+	for {
+		p, _ := ctx.Value(snapshotKey).(*pin)
+		if p == nil || p.sw == s {
+			return p
+		}
+		ctx = p.Context
+	}
 }
 
 // carry returns r with p as its context.

@@ -62,18 +62,22 @@ func (s *Switch) noteLocked(now time.Time, format string, args ...any) {
 // tell calls OnChange for what has been noted, in order: only one goroutine does.
 func (s *Switch) tell() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.telling {
-		s.mu.Unlock()
 		return
 	}
 	s.telling = true
+	defer func() { s.telling = false }() // also if the hook ends its goroutine
 	for len(s.queue) > 0 {
 		c := s.queue[0]
 		s.queue = s.queue[1:]
-		s.mu.Unlock()
-		call(s.cfg.OnChange, c, &s.panics)
-		s.mu.Lock()
+		s.callHook(c)
 	}
-	s.telling = false
+}
+
+// callHook calls OnChange with mu released.
+func (s *Switch) callHook(c Change) {
 	s.mu.Unlock()
+	defer s.mu.Lock()
+	call(s.cfg.OnChange, c, &s.panics)
 }

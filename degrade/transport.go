@@ -61,7 +61,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	// An error says nothing about whether the server would have refused; counted
 	// as accepted it keeps failures from closing the throttle: that is a
 	// breaker's job.
-	if t.throttle != nil && (err != nil || resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable) {
+	if t.throttle != nil && (err != nil || resp == nil || resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable) {
 		t.throttle.accepted(r.URL.Host, band(p), time.Now())
 	}
 	return resp, err

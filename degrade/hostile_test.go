@@ -1,0 +1,130 @@
+package degrade_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-spillway/spillway/degrade"
+)
+
+func TestAnOverrideThatSomebodySawExpireEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		sw := degrade.MustNewSwitch(degrade.SwitchConfig{OnChange: func(c degrade.Change) { told = append(told, c.Text) }})
+		reviews := sw.Feature("reviews", degrade.Optional)
+		require.NoError(t, sw.Set(degrade.Override{Target: "reviews", Author: "ann", Reason: "test", Expires: time.Now().Add(time.Minute)}))
+		require.False(t, reviews.Enabled())
+
+		time.Sleep(time.Minute)
+		require.Empty(t, sw.Overrides(), "a page is looked at just as it expires")
+		require.True(t, reviews.Enabled())
+		require.Contains(t, told[len(told)-1], "has expired")
+	})
+}
+
+func TestAPanicInLongLivedTakesNoSlot(t *testing.T) {
+	shed := degrade.MustNew(degrade.Config{Limit: 1, LongLived: func(r *http.Request) bool {
+		if r.URL.Path == "/panic" {
+			panic("odd request")
+		}
+		return false
+	}})
+	h := shed.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	for range 3 {
+		require.PanicsWithValue(t, "odd request", func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/panic", nil)) })
+	}
+	require.Zero(t, shed.Stats().InFlight)
+}
+
+func TestAHookThatEndsItsGoroutineIsCalledAgain(t *testing.T) {
+	calls := 0
+	sw := degrade.MustNewSwitch(degrade.SwitchConfig{OnChange: func(degrade.Change) {
+		if calls++; calls == 1 {
+			runtime.Goexit()
+		}
+	}})
+	sw.Feature("reviews", degrade.Optional)
+	set := func() {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = sw.Set(degrade.Override{Target: "reviews", Author: "ann", Reason: "test", Expires: time.Now().Add(time.Minute)})
+		}()
+		<-done
+	}
+	set()
+	set()
+	require.Equal(t, 2, calls)
+}
+
+func TestASwitchInsideAnotherLeavesItsPinnedFeaturesAlone(t *testing.T) {
+	outer, inner := degrade.MustNewSwitch(degrade.SwitchConfig{}), degrade.MustNewSwitch(degrade.SwitchConfig{})
+	reviews, stars := outer.Feature("reviews", degrade.Optional), inner.Feature("stars", degrade.Optional)
+	off := func(sw *degrade.Switch, target string) {
+		require.NoError(t, sw.Set(degrade.Override{Target: target, Author: "ann", Reason: "test", Expires: time.Now().Add(time.Minute)}))
+	}
+	h := outer.Handler(inner.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context()) // as a handler would
+		defer cancel()
+		require.True(t, reviews.EnabledFor(ctx))
+		off(outer, "reviews")
+		off(inner, "stars")
+		require.True(t, reviews.EnabledFor(ctx), "a request sees one state of the switch")
+		require.True(t, stars.EnabledFor(ctx))
+	})))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+
+	// What is off is known, and told, whichever handler is further in.
+	w := httptest.NewRecorder()
+	outer.Handler(inner.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		require.False(t, reviews.EnabledFor(r.Context()))
+	}))).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	require.Equal(t, "reviews", w.Header().Get(degrade.DegradedHeader))
+}
+
+func TestASwitchAroundItselfPinsOnce(t *testing.T) {
+	sw := degrade.MustNewSwitch(degrade.SwitchConfig{})
+	reviews := sw.Feature("reviews", degrade.Optional)
+	route := sw.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		require.True(t, reviews.EnabledFor(r.Context()), "it was on when the request came")
+	}))
+	sw.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		require.NoError(t, sw.Set(degrade.Override{Target: "level", Level: degrade.Minimal, Author: "ann", Reason: "test", Expires: time.Now().Add(time.Minute)}))
+		route.ServeHTTP(w, r)
+	})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+}
+
+type noAnswer struct{}
+
+func (noAnswer) RoundTrip(*http.Request) (*http.Response, error) { return nil, nil }
+
+func TestARoundTripperWithoutAnAnswerDoesNotPanic(t *testing.T) {
+	client := &http.Client{Transport: degrade.MustNew(degrade.Config{}).Transport(noAnswer{})}
+	_, err := client.Get("http://b.test") //nolint:bodyclose // there is none
+	require.ErrorContains(t, err, "nil *Response")
+}
+
+func TestAStrangersPriorityIsNotPassedOn(t *testing.T) {
+	for name, trust := range map[string]func(*http.Request) bool{
+		"nobody": nil, "others": func(*http.Request) bool { return false },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got http.Header
+			gateway := degrade.MustNew(degrade.Config{Trust: trust}).Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				got = r.Header // what a reverse proxy copies
+			}))
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Header.Set(degrade.PriorityHeader, "critical")
+			r.Header.Set(degrade.TimeoutHeader, "1")
+			gateway.ServeHTTP(httptest.NewRecorder(), r)
+			require.Empty(t, got)
+		})
+	}
+}
