@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -51,7 +52,7 @@ func (r *result) row(name string, load, capacity, seconds float64) string {
 		}
 		return r.latencies[int(p*float64(len(r.latencies)))].Round(time.Millisecond)
 	}
-	return fmt.Sprintf("| %-30s | %3.0fx | %4.0f %% | %4.0f %% | %6v | %6v |", name, load,
+	return fmt.Sprintf("| %-30s | %3gx | %4.0f %% | %4.0f %% | %6v | %6v |", name, load,
 		100*float64(r.good)/(capacity*seconds), 100*float64(r.critical)/(0.2*float64(r.offered)), q(.5), q(.99))
 }
 
@@ -121,50 +122,80 @@ func TestGoodputInVirtualTime(t *testing.T) {
 	}
 }
 
-// TestGoodputOverSockets does the same over loopback: 10 workers of 25 ms. It
-// takes two minutes of an idle machine, because its clock must be the real one:
-// in a bubble time does not pass while a socket is waited for.
+// TestGoodputOverSockets does the same over loopback, in three regimes. It takes
+// fifteen minutes of an idle machine, because its clock must be the real one: in
+// a bubble time does not pass while a socket is waited for.
 func TestGoodputOverSockets(t *testing.T) {
 	which := os.Getenv("SPILLWAY_SOCKETS")
 	if which == "" {
 		t.Skip("set SPILLWAY_SOCKETS=all, or to the name of a limiter")
 	}
-	const seconds = 8
-	for _, load := range []float64{2, 5} {
-		for _, name := range order {
-			if which != "all" && which != name {
-				continue
-			}
-			b := newBackend(10, 25*time.Millisecond)
-			lis, err := net.Listen("tcp", "127.0.0.1:0")
-			require.NoError(t, err)
-			srv := &http.Server{Handler: handler(rivals()[name](), b)}
-			go srv.Serve(lis)
-			url := "http://" + lis.Addr().String()
-			client := &http.Client{Transport: &http.Transport{
-				MaxIdleConnsPerHost: 10000,
-				DialContext:         (&net.Dialer{}).DialContext,
-			}}
-			do := func(ctx context.Context, critical bool) bool {
-				r, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
-				if critical {
-					r.Header.Set("Critical", "1")
+	for _, regime := range []struct {
+		workers          int
+		mean             time.Duration
+		warmUp, load     time.Duration
+		oneAfterTheOther bool // where there is work for the processors
+	}{
+		{10, 25 * time.Millisecond, 5 * time.Second, 8 * time.Second, true},
+		{64, 100 * time.Millisecond, 5 * time.Second, 8 * time.Second, true},
+		{4, 250 * time.Millisecond, 20 * time.Second, 30 * time.Second, false},
+	} {
+		t.Run(fmt.Sprintf("%dx%v", regime.workers, regime.mean), func(t *testing.T) {
+			for _, load := range []float64{0.8, 1, 2, 5, 10} {
+				rows := make([]string, len(order))
+				var wg sync.WaitGroup
+				for i, name := range order {
+					if which != "all" && which != name {
+						continue
+					}
+					wg.Go(func() {
+						b := newBackend(regime.workers, regime.mean)
+						r := overSockets(t, name, b, load, regime.warmUp, regime.load)
+						rows[i] = r.row(name, load, b.capacity(), regime.load.Seconds())
+					})
+					if regime.oneAfterTheOther {
+						wg.Wait()
+					}
 				}
-				resp, err := client.Do(r)
-				if err != nil {
-					return false
+				wg.Wait()
+				for _, row := range rows {
+					if row != "" {
+						fmt.Printf("| %2d x %-5v %s\n", regime.workers, regime.mean, row)
+					}
 				}
-				defer resp.Body.Close()
-				io.Copy(io.Discard, resp.Body)
-				return resp.StatusCode == 200
 			}
-			offer(0.5*b.capacity(), 5*time.Second, do)
-			r := offer(load*b.capacity(), seconds*time.Second, do)
-			fmt.Println(r.row(name, load, b.capacity(), seconds))
-			client.CloseIdleConnections()
-			srv.Close()
-		}
+		})
 	}
+}
+
+// overSockets puts load on b, behind the limiter of that name and net/http.
+func overSockets(t *testing.T, name string, b *backend, load float64, warmUp, d time.Duration) *result {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	srv := &http.Server{Handler: handler(rivals()[name](), b), ErrorLog: log.New(io.Discard, "", 0)}
+	go srv.Serve(lis)
+	defer srv.Close()
+	url := "http://" + lis.Addr().String()
+	client := &http.Client{Transport: &http.Transport{
+		MaxIdleConnsPerHost: 10000,
+		DialContext:         (&net.Dialer{}).DialContext,
+	}}
+	defer client.CloseIdleConnections()
+	do := func(ctx context.Context, critical bool) bool {
+		r, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
+		if critical {
+			r.Header.Set("Critical", "1")
+		}
+		resp, err := client.Do(r)
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		io.Copy(io.Discard, resp.Body)
+		return resp.StatusCode == 200
+	}
+	offer(0.5*b.capacity(), warmUp, do)
+	return offer(load*b.capacity(), d, do)
 }
 
 func BenchmarkAdmission(b *testing.B) {
