@@ -86,7 +86,7 @@ func (f *flight) admit(status int, h http.Header, outer *outerFields, d *directi
 		e.life = v.ttl + e.age0
 	}
 	e.rules.heuristic = !v.explicit
-	e.rules.shared = f.shared
+	e.rules.shared, e.rules.authorized = f.shared, f.auth
 	var room [moreValues]field
 	fields := newFields(room[:0], h, outer, d, f.shared, c.cfg.SetCookie == CookieKeep)
 	if !v.dated {
@@ -94,7 +94,9 @@ func (f *flight) admit(status int, h http.Header, outer *outerFields, d *directi
 	}
 	e.fields = c.fieldSet(fields, nil)
 	e.learn(d, wall)
-	e.tags = c.tagsOf(h)
+	if e.tags, why = c.tagsOf(h); why != reasonNone {
+		return nil, why
+	}
 	if !e.validates() && (e.rules.noCache || e.life <= 0 && e.swr <= 0 && e.sie <= 0) {
 		return nil, reasonNoFreshness
 	}
@@ -123,8 +125,8 @@ func (c *Cache) refuse(a asker, status int, h http.Header, d *directives) reason
 		return reasonNoStore
 	case d.private && a.shared:
 		return reasonPrivate
-	case a.auth && a.shared && !d.public && !d.mustRevalidate && !d.sMaxAge.set:
-		return reasonAuthorization // §3.5
+	case a.auth && a.shared && !d.permitAuthorized():
+		return reasonAuthorization
 	case c.cfg.SetCookie == CookieRefuse && a.shared && (len(h["Set-Cookie"]) > 0 || len(h["Set-Cookie2"]) > 0):
 		return reasonSetCookie
 	case h["Content-Type"] != nil && strings.HasPrefix(strings.ToLower(strings.Join(h["Content-Type"], "")), "text/event-stream"):
@@ -220,13 +222,17 @@ func (c *Cache) defaultTTL(status int, h http.Header) (time.Duration, bool) {
 	return c.cfg.TTL, c.cfg.TTL > 0 && heuristicStatus(status)
 }
 
-func (c *Cache) tagsOf(h http.Header) []string {
-	var tags []string
+// tagsOf returns the tags of a response, or why it can't be found by them all.
+func (c *Cache) tagsOf(h http.Header) (tags []string, why reason) {
 	for _, name := range c.tagFields {
-		tags = append(tags, splitTags(h[name])...)
+		more, ok := splitTags(h[name])
+		if !ok {
+			return nil, reasonTooLarge
+		}
+		tags = append(tags, more...)
 	}
 	slices.Sort(tags)
-	return slices.Compact(tags)
+	return slices.Compact(tags), reasonNone
 }
 
 // contentLength returns the announced length of a body, -1 if there is none.

@@ -21,6 +21,7 @@ const (
 var (
 	errAborted  = errors.New("cache: the response broke off")
 	errNoReader = errors.New("cache: nobody reads the response any more")
+	errEnded    = errors.New("cache: the response has ended")
 )
 
 // A body is that of a response on its way: one writer, any number of readers,
@@ -114,6 +115,9 @@ func (b *body) space(ctx context.Context, want int) ([]byte, error) {
 		b.mu.Lock()
 	}
 	defer b.mu.Unlock()
+	if b.done { // nobody would give back what it takes
+		return nil, errEnded
+	}
 	if len(b.chunks) > 0 {
 		if c := b.chunks[len(b.chunks)-1]; len(c) < cap(c) {
 			return c[len(c):cap(c)], nil

@@ -236,6 +236,9 @@ type Cache struct {
 	closed     bool
 }
 
+// forever is more than any time to wait, and may be added to one.
+const forever time.Duration = 1 << 62
+
 // New returns an empty Cache, or an error that names every field of cfg that
 // is not valid.
 func New(cfg Config) (*Cache, error) {
@@ -249,8 +252,8 @@ func New(cfg Config) (*Cache, error) {
 		cfg: cfg, base: time.Now().Add(-time.Hour), policy: newPolicy(cfg.MaxBytes),
 		maxBody:     orDefault(cfg.MaxBodyBytes, cfg.MaxBytes/16),
 		maxVariants: orDefault(cfg.MaxVariants, 16),
-		hitForMiss:  orDefault(cfg.HitForMiss, 10*time.Second),
-		fillTimeout: orDefault(cfg.FillTimeout, 30*time.Second),
+		hitForMiss:  min(orDefault(cfg.HitForMiss, 10*time.Second), forever),
+		fillTimeout: min(orDefault(cfg.FillTimeout, 30*time.Second), forever),
 		targets:     canonical(cfg.Targets, "Cdn-Cache-Control"),
 		tagFields:   canonical(cfg.TagHeaders, "Cache-Tag", "Surrogate-Key"),
 		normal:      normalizers{},

@@ -17,7 +17,7 @@ func (t *transport) call(f *flight, out *http.Request, got func(*http.Response, 
 	resp, err := t.next.RoundTrip(out)
 	if err != nil {
 		now := c.now()
-		if f.stale != nil && !f.strict && f.ctx.Err() == nil && c.staleIfError(f.stale, 0, now) {
+		if f.stale != nil && !f.strict && f.ctx.Err() == nil && !f.stalePurged() && c.staleIfError(f.stale, 0, now) {
 			c.failedOver.Store(max(1, int64(now)))
 			f.settle(f.stale, false)
 			f.end(nil, nil)
@@ -43,10 +43,10 @@ func (t *transport) call(f *flight, out *http.Request, got func(*http.Response, 
 		f.end(nil, nil)
 		got(nil, nil, result, why, nil)
 	case actReply:
-		io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
-		resp.Body.Close()
 		f.end(nil, nil)
 		got(resp, e, result, why, nil)
+		drain(resp.Body)
+		f.cancel(nil)
 	case actKeep:
 		got(resp, e, result, why, nil)
 		_, err := e.live.readFrom(f.ctx, resp.Body)
@@ -54,6 +54,19 @@ func (t *transport) call(f *flight, out *http.Request, got func(*http.Response, 
 			err = cerr
 		}
 		f.end(err, trailerFields(resp.Trailer))
+	}
+}
+
+// drainTimeout is how long the end of a body that nobody wants may take.
+const drainTimeout = time.Second
+
+// drain reads what is left of a short body, so that its connection can be used
+// again, and closes it.
+func drain(body io.ReadCloser) {
+	late := time.AfterFunc(drainTimeout, func() { body.Close() })
+	io.CopyN(io.Discard, body, 4<<10)
+	if late.Stop() {
+		body.Close()
 	}
 }
 
@@ -159,7 +172,9 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 		rep = reply{e: e, status: e.status}
 	}
 	if e.live == nil { // from the store
-		defer f.cancel(nil)
+		if resp == nil {
+			f.cancel(nil)
+		} // or call does, when it has drained resp
 		if resp != nil && rep.status != resp.StatusCode {
 			fw.status = resp.StatusCode
 		}
@@ -190,7 +205,12 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 	copied.Header = resp.Header.Clone()
 	c.addStatus(copied.Header, fw, why)
 	copied.Request = r
-	copied.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.leaderLeaves}
+	body := &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.leaderLeaves}
+	if copied.Trailer == nil { // it may have one that was not announced
+		copied.Trailer = http.Header{}
+		body.f, body.trailer = f, copied.Trailer
+	}
+	copied.Body = body
 	return &copied, false
 }
 
@@ -224,7 +244,8 @@ func (t *transport) follow(r *http.Request, l *lookup, f *flight) (resp *http.Re
 	resp = rep.response(r, st)
 	if e.live != nil && !rep.bare {
 		rd := e.live.reader()
-		if rd == nil {
+		if rd == nil { // too late: its start is gone
+			f.bar()
 			return nil, nil, false
 		}
 		stays = true

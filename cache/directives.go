@@ -158,6 +158,12 @@ func (d *directives) addMember(m sfMember) {
 	}
 }
 
+// permitAuthorized reports whether a shared cache may store the answer to a
+// request with Authorization (RFC 9111 §3.5).
+func (d *directives) permitAuthorized() bool {
+	return d.public || d.mustRevalidate || d.sMaxAge.set
+}
+
 // requestDirectives are those of a request. A negative duration stands for a
 // directive that is not there.
 type requestDirectives struct {

@@ -80,7 +80,7 @@ func encodeEntry(e *entry, c *Cache) []byte {
 	w.int(int64(e.status))
 	w.fields(e.fields.list(nil))
 	w.fields(e.trailer)
-	w.bools(e.part, e.rules.noCache, e.rules.mustRevalidate, e.rules.heuristic, e.rules.shared, e.rules.saysStale)
+	w.bools(e.part, e.rules.noCache, e.rules.mustRevalidate, e.rules.heuristic, e.rules.shared, e.rules.saysStale, e.rules.authorized)
 	w.int(e.start)
 	w.int(e.total)
 	vary := e.vary.list()
@@ -202,7 +202,7 @@ func (c *Cache) decodeEntry(b []byte) (*entry, error) {
 	e.trailer = r.fields()
 	flags := r.bools()
 	e.part = flags[0]
-	e.rules = rules{noCache: flags[1], mustRevalidate: flags[2], heuristic: flags[3], shared: flags[4], saysStale: flags[5]}
+	e.rules = rules{noCache: flags[1], mustRevalidate: flags[2], heuristic: flags[3], shared: flags[4], saysStale: flags[5], authorized: flags[6]}
 	e.start, e.total = r.int(), r.int()
 	n := r.count()
 	names, request := make([]string, 0, min(n, 64)), http.Header{}

@@ -67,6 +67,7 @@ type rules struct {
 	saysStale      bool // it has a stale-if-error of its own
 	heuristic      bool // its life is a guess
 	shared         bool // it is in a shared cache
+	authorized     bool // it answers a request with Authorization
 }
 
 const (

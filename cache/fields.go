@@ -28,6 +28,7 @@ type fieldSet struct {
 type shape struct {
 	names    []fieldName
 	upstream bool        // Cache-Status is among them
+	large    bool        // too large to be shared: each entry is charged for it
 	charged  atomic.Bool // an entry has been charged for it
 }
 
@@ -58,10 +59,16 @@ func countValues(list []field) (n int) {
 
 // shapeOf returns the shape of list.
 func (c *Cache) shapeOf(list []field) *shape {
-	hash := uint64(0)
+	hash, size := uint64(0), 0
 	for i := range list {
 		hash = (hash ^ maphash.String(c.keys.seed, list[i].name)) + uint64(len(list[i].values))
 		hash *= 0x9e3779b97f4a7c15
+		size += len(list[i].name)
+	}
+	if size > 4*maxShared {
+		s := newShape(list)
+		s.large = true
+		return s
 	}
 	return c.shapes.share(hash, func(s *shape) bool {
 		return slices.EqualFunc(s.names, list, func(n fieldName, f field) bool {
@@ -148,7 +155,7 @@ func (s fieldSet) weight() (n int64) {
 	for _, v := range s.values {
 		n += int64(len(v)) + 8
 	}
-	if s.shape != nil && !s.shape.charged.Swap(true) {
+	if s.shape != nil && (s.shape.large || !s.shape.charged.Swap(true)) {
 		for _, name := range s.shape.names {
 			n += fieldOverhead + int64(len(name.name))
 		}

@@ -37,7 +37,13 @@ func (c *fillContext) Done() <-chan struct{} { return c.end().ctx.Done() }
 
 func (c *fillContext) Err() error { return c.end().ctx.Err() }
 
+// A flightKey is the key of the flight in the context of its call.
+type flightKey struct{}
+
 func (c *fillContext) Value(key any) any {
+	if key == (flightKey{}) {
+		return c.f
+	}
 	if e := c.asked.Load(); e != nil {
 		return e.ctx.Value(key) // the context package looks for itself here
 	}

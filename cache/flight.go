@@ -36,6 +36,7 @@ type flight struct {
 	known      bool // other variants are stored
 	background bool // nobody waits for it
 
+	up      *flight         // whose handler made the leader's request, or nil
 	ctx     context.Context // of the call: fill, or the client's own
 	client  context.Context // the leader's, when ctx is fill
 	fill    fillContext
@@ -101,12 +102,13 @@ func (f *flight) cancel(cause error) {
 func (c *Cache) join(r *http.Request, l *lookup, key string, hash uint64, shared, plain bool, stale *entry) (f *flight, lead bool) {
 	s := c.shard(hash)
 	wait := plain && !c.cfg.NoCollapse
+	up, _ := r.Context().Value(flightKey{}).(*flight)
 	s.mu.Lock()
 	u := s.unfitLocked(hash, c.now())
 	unfit := u != nil && u.key == key
 	if wait = wait && !unfit; wait {
 		for f := s.flights[hash]; f != nil; f = f.next {
-			if f.joinable && f.key == key && !f.doomed && f.suits(r.Header) && f.waitedForLocked() {
+			if f.joinable && f.key == key && !f.doomed && f.suits(r.Header) && !f.waitsFor(up) && f.waitedForLocked() {
 				f.refs++
 				if !f.settled && f.ready == nil {
 					f.ready = make(chan struct{})
@@ -116,7 +118,11 @@ func (c *Cache) join(r *http.Request, l *lookup, key string, hash uint64, shared
 			}
 		}
 	}
+	if stale != nil && stale.gone.Load() { // who joins from now on may have come after its purge
+		stale = nil
+	}
 	f = c.newFlight(r.Context(), l.asker(shared), key, hash, r.Header, stale)
+	f.up = up
 	f.strict = l.strict()
 	f.joinable, f.unfit = wait, unfit
 	if wait {
@@ -162,6 +168,24 @@ func (s *shard) dropLocked(f *flight) {
 			return
 		}
 	}
+}
+
+// waitsFor reports whether f's call can't end before that of g, which was made
+// on the way: who is called by g would wait for himself.
+func (f *flight) waitsFor(g *flight) bool {
+	for ; g != nil; g = g.up {
+		if f == g {
+			return true
+		}
+	}
+	return false
+}
+
+// bar lets nobody else wait for f.
+func (f *flight) bar() {
+	f.shard.mu.Lock()
+	f.joinable = false
+	f.shard.mu.Unlock()
 }
 
 // suits reports whether a request may have use of f's answer: as far as is

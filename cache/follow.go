@@ -33,7 +33,8 @@ func (h *handler) follow(w http.ResponseWriter, r *http.Request, l *lookup, f *f
 		return true
 	}
 	rd := e.live.reader()
-	if rd == nil {
+	if rd == nil { // too late: its start is gone
+		f.bar()
 		return false
 	}
 	defer rd.close()
@@ -101,9 +102,7 @@ func (f *flight) wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-late:
-		f.shard.mu.Lock()
-		f.joinable = false
-		f.shard.mu.Unlock()
+		f.bar()
 		return errFillTimeout
 	}
 }
@@ -128,6 +127,9 @@ func (f *flight) await(ctx context.Context) (*entry, error) {
 func (f *flight) standIn() *entry {
 	f.shard.mu.Lock()
 	e := f.stale // fromTier may just be setting it
+	if e != nil && f.stalePurgedLocked() {
+		e = nil
+	}
 	f.shard.mu.Unlock()
 	now := f.c.now()
 	if e == nil || e.part || f.strict || !f.c.staleIfError(e, http.StatusGatewayTimeout, now) {

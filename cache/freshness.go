@@ -14,6 +14,10 @@ const (
 	maxHeuristic      = 24 * time.Hour
 )
 
+// maxAge is the largest age that a response comes with: no lifetime is as long,
+// and it can grow as much again before it overflows.
+const maxAge = 2 * maxDelta
+
 // The three forms of an HTTP-date (RFC 9110 §5.6.7): "0" stands for a digit,
 // "a" for a letter.
 const (
@@ -124,7 +128,7 @@ func parseAge(lines []string) time.Duration {
 // the Date field and the Age field say, plus the time the response took.
 func initialAge(h http.Header, date, received time.Time, delay time.Duration) time.Duration {
 	apparent := max(0, received.Sub(date)).Truncate(time.Second)
-	return max(apparent, parseAge(h["Age"])+delay)
+	return min(max(apparent, parseAge(h["Age"])+delay), maxAge)
 }
 
 // lifetime is how long a response is fresh from the moment it was generated

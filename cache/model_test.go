@@ -207,10 +207,24 @@ func (m *model) receive(chosen *kept, k *kept) {
 	m.stored = append(m.stored, k)
 }
 
-// confirm is §4.3.4 with §3.2, for a 304 without Etag.
+// confirm is §4.3.4 with §3.2 and §3.5, for a 304 without Etag.
 func (m *model) confirm(k *kept, request, h http.Header, requestTime, responseTime time.Time) {
 	if v := h.Get("Last-Modified"); v != "" && v != k.header.Get("Last-Modified") {
 		return // it identifies another representation
+	}
+	merged := h["Cache-Control"]
+	if merged == nil {
+		merged = k.header["Cache-Control"]
+	}
+	says := func(name string) bool { _, ok := directive(merged, name); return ok }
+	if !says("private") && !says("no-store") && !says("public") && !says("must-revalidate") && !says("s-maxage") {
+		switch {
+		case k.request.Get("Authorization") != "": // it may not be used any more
+			m.remove(func(old *kept) bool { return old == k })
+			return
+		case request.Get("Authorization") != "": // what it says may not be stored
+			return
+		}
 	}
 	for name, v := range h {
 		if name != "Content-Length" {

@@ -40,8 +40,14 @@ func (e *entry) finishes(h http.Header) bool {
 // complete returns the whole of which f.stale is the start and the response
 // with header h the rest: a 200 whose body begins with what is stored.
 func (f *flight) complete(h http.Header, outer *outerFields, now time.Duration) (*entry, reason) {
-	e, storable := f.c.update(f.stale, h, outer, now, f.started, f.header, f.shared)
-	if !storable || e.total > f.c.maxBody {
+	a := f.asker
+	a.ranged = true
+	d := responseDirectives(h, f.c.targetsFor(f.shared))
+	if why := f.c.refuse(a, http.StatusPartialContent, h, &d); why != reasonNone {
+		return nil, why
+	}
+	e, fit := f.c.update(f.stale, h, outer, now, f.started, f.header, a)
+	if fit != updateKeep || e.total > f.c.maxBody {
 		return nil, reasonTooLarge
 	}
 	e.status, e.part, e.start = http.StatusOK, false, 0

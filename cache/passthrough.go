@@ -96,7 +96,7 @@ func (c *Cache) postFlight(u *unsafeCall, r *http.Request, status int, h http.He
 // head passes a HEAD request on, and updates the stored answers to GET from
 // what it says (RFC 9111 §4.3.5).
 func (h *handler) head(w http.ResponseWriter, r *http.Request, l *lookup, e *entry, key string, hash uint64, now time.Duration) {
-	ww := &watcher{ResponseWriter: w, c: h.c, r: r, job: jobHead, result: Miss, fwd: h.c.missed(l, e, key, hash), hash: hash, key: key, started: now}
+	ww := &watcher{ResponseWriter: w, c: h.c, r: r, job: jobHead, result: Miss, fwd: h.c.missed(l, e, key, hash), hash: hash, key: key, started: now, asker: l.asker(true)}
 	ww.outer.note(w.Header())
 	ww.pass(h.next)
 }
@@ -117,10 +117,15 @@ func (c *Cache) missed(l *lookup, e *entry, key string, hash uint64) string {
 // updateFromHead puts the header of an answer to HEAD over the stored answer
 // to GET, if they are about the same representation. Otherwise that counts as
 // stale.
-func (c *Cache) updateFromHead(r *http.Request, h http.Header, outer *outerFields, key string, hash uint64, started time.Duration, shared bool) {
+func (c *Cache) updateFromHead(r *http.Request, a asker, h http.Header, outer *outerFields, key string, hash uint64, started time.Duration) {
 	e := c.find([]byte(key), hash, r.Header, true)
-	if e == nil {
-		return
+	if e == nil || e.requested > started || time.Duration(e.softened.Load()) > started {
+		return // or it is older than what it would update
+	}
+	d := responseDirectives(h, c.targetsFor(a.shared))
+	switch c.refuse(a, http.StatusOK, h, &d) {
+	case reasonAuthorization, reasonSetCookie:
+		return // it is for its own client
 	}
 	now := c.now()
 	same := sameValue(h, "Etag", e) && sameValue(h, "Last-Modified", e)
@@ -131,12 +136,12 @@ func (c *Cache) updateFromHead(r *http.Request, h http.Header, outer *outerField
 		e.softened.CompareAndSwap(0, max(1, int64(now)))
 		return
 	}
-	updated, storable := c.update(e, h, outer, now, started, r.Header, shared)
-	if !storable {
+	switch updated, fit := c.update(e, h, outer, now, started, r.Header, a); fit {
+	case updateKeep:
+		c.swap(e, updated)
+	case updateDiscard:
 		c.discard(e)
-		return
 	}
-	c.swap(e, updated)
 }
 
 // sameValue reports whether a validator of h, if it is there, is that of e.
@@ -152,8 +157,8 @@ func (c *Cache) invalidate(ctx context.Context, u *unsafeCall, h http.Header, ow
 	ctx = context.WithoutCancel(ctx) // whoever hangs up has changed it all the same
 	target := u.target
 	purge := func(at *url.URL) {
-		c.purgeURL(at, u.realm, false, own)
 		c.mark(ctx, "url", c.keys.url(at))
+		c.purgeURL(at, u.realm, false, own)
 	}
 	purge(target)
 	for _, name := range []string{"Location", "Content-Location"} {

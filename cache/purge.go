@@ -70,20 +70,20 @@ func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 			for _, scheme := range []string{"http", "https"} {
 				u := *u
 				u.Scheme, u.Host = scheme, host
+				errs = append(errs, c.mark(ctx, "url", c.keys.url(&u)))
 				for _, realm := range []byte{realmHandler, realmPrivate, realmShared} {
 					n += c.purgeURL(&u, realm, t.soft, nil)
 				}
-				errs = append(errs, c.mark(ctx, "url", c.keys.url(&u)))
 			}
 		case 'p':
-			n = c.purgeAll(func(key string) bool { return strings.HasPrefix(key[1:], t.value) }, t.soft)
 			errs = append(errs, c.mark(ctx, "all")) // a store can't tell what begins with what
+			n = c.purgeAll(func(key string) bool { return strings.HasPrefix(key[1:], t.value) }, t.soft)
 		case 't':
-			n = c.purgeTag(t.value, t.soft, nil)
 			errs = append(errs, c.mark(ctx, "tag", t.value))
+			n = c.purgeTag(t.value, t.soft, nil)
 		case 'a':
-			n = c.purgeAll(func(string) bool { return true }, t.soft)
 			errs = append(errs, c.mark(ctx, "all"))
+			n = c.purgeAll(func(string) bool { return true }, t.soft)
 		default:
 			errs = append(errs, errors.New("cache: Purge: empty Target"))
 			continue
@@ -93,7 +93,9 @@ func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 	return errors.Join(errs...)
 }
 
-// mark tells the processes that share the store of a purge.
+// mark tells the processes that share the store of a purge. It comes before the
+// memory's own, or else a request between the two would take what is purged
+// back from the store.
 func (c *Cache) mark(ctx context.Context, parts ...string) error {
 	if c.tier == nil {
 		return nil
@@ -195,6 +197,18 @@ func (f *flight) purgeTagLocked(tag string) {
 	case !f.settled && !strings.HasSuffix(tag, "\x00"): // or else nothing will be kept, or it is another URL's
 		f.deadTags = append(f.deadTags, tag)
 	}
+}
+
+// stalePurged reports whether what f would replace was purged, and must not
+// stand in for it either.
+func (f *flight) stalePurged() bool {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	return f.stalePurgedLocked()
+}
+
+func (f *flight) stalePurgedLocked() bool {
+	return f.stale.gone.Load() && (f.doomed || f.stale.hasTag(f.deadTags))
 }
 
 func (c *Cache) purgeLocked(s *shard, found []*entry, soft bool) {

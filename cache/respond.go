@@ -36,10 +36,9 @@ func (f *flight) respond(status int, h http.Header, outer *outerFields) (action,
 	}
 	if f.asked && status == http.StatusNotModified {
 		e := f.freshen(h, outer, now)
-		f.settle(e, e.staleness(now) > 0 || e.rules.noCache)
 		return actReply, e, Revalidated, reasonNone
 	}
-	if f.stale != nil && !f.stale.part && serverError(status) && !f.strict && c.staleIfError(f.stale, status, now) {
+	if f.stale != nil && !f.stale.part && serverError(status) && !f.strict && !f.stalePurged() && c.staleIfError(f.stale, status, now) {
 		c.failedOver.Store(max(1, int64(now)))
 		f.settle(f.stale, false)
 		return actReply, f.stale, Stale, reasonNone
@@ -68,11 +67,16 @@ func (f *flight) respond(status int, h http.Header, outer *outerFields) (action,
 	}
 	f.shard.mu.Lock()
 	f.entry = e
+	purged := e.hasTag(f.deadTags) // some may have come to wait since
+	f.doomed = f.doomed || purged
 	f.shard.mu.Unlock()
-	if e.staleness(now) > 0 || e.rules.noCache || e.part {
+	switch {
+	case e.staleness(now) > 0 || e.rules.noCache || e.part:
 		f.markUnfit(status, now)
 		f.settle(nil, true)
-	} else {
+	case purged:
+		f.settle(nil, false)
+	default:
 		f.settle(e, false)
 	}
 	return actKeep, e, Miss, reasonNone

@@ -33,6 +33,7 @@ func eachDirective(lines []string, f func(name, value string, form directiveForm
 			form := formBare
 			if !isToken(name) {
 				form = formMalformed
+				eachStray(name, f)
 			}
 			value := ""
 			if i < len(s) && s[i] == '=' {
@@ -43,9 +44,11 @@ func eachDirective(lines []string, f func(name, value string, form directiveForm
 				}
 				rest := s[i+1:]
 				var ok bool
-				value, rest, ok = directiveValue(rest)
+				all := rest
+				value, rest, ok = directiveValue(all)
 				if !ok {
 					form = formMalformed
+					eachStray(all[:len(all)-len(rest)], f)
 				}
 				s = rest
 			} else {
@@ -54,6 +57,16 @@ func eachDirective(lines []string, f func(name, value string, form directiveForm
 			if name != "" {
 				f(lowerASCII(name), value, form)
 			}
+		}
+	}
+}
+
+// eachStray calls f for what may be meant as directives in something malformed:
+// some separate them with semicolons, with spaces alone, or quote them.
+func eachStray(s string, f func(name, value string, form directiveForm)) {
+	for name := range strings.FieldsFuncSeq(s, func(c rune) bool { return strings.ContainsRune(" \t,;\"", c) }) {
+		if isToken(name) {
+			f(lowerASCII(name), "", formMalformed)
 		}
 	}
 }

@@ -96,11 +96,14 @@ func (c *Cache) adopt(e *entry) bool {
 // with what went wrong: a panic, or a status of 500 or more.
 func Warm(ctx context.Context, h http.Handler, requests ...*http.Request) error {
 	var errs []error
+	// A reverse proxy whose upstream breaks off panics only if it sees a server
+	// that recovers. Otherwise it keeps quiet, and half a page would be stored.
+	served := context.WithValue(ctx, http.ServerContextKey, &http.Server{})
 	for _, r := range requests {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(errs, context.Cause(ctx))...)
 		}
-		if err := warm(h, r.WithContext(ctx)); err != nil {
+		if err := warm(h, r.WithContext(served)); err != nil {
 			errs = append(errs, err)
 		}
 	}

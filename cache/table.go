@@ -276,18 +276,19 @@ func (c *Cache) discard(e *entry) {
 }
 
 // splitTags splits the tags of a response: Surrogate-Key separates them with
-// spaces, Cache-Tag with commas.
-func splitTags(lines []string) []string {
-	var tags []string
+// spaces, Cache-Tag with commas. ok is false if there are too many, or one is
+// too long: what can't be purged must not be stored.
+func splitTags(lines []string) (tags []string, ok bool) {
 	for _, s := range lines {
 		for _, t := range strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }) {
-			if len(tags) < maxTags && len(t) <= maxTagLength {
-				tags = append(tags, t)
+			if len(tags) == maxTags || len(t) > maxTagLength {
+				return nil, false
 			}
+			tags = append(tags, t)
 		}
 	}
 	slices.Sort(tags)
-	return slices.Compact(tags)
+	return slices.Compact(tags), true
 }
 
 const (

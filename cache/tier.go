@@ -177,7 +177,7 @@ func (t *tier) purged(ctx context.Context, e *entry) bool {
 // set writes e to the store, in the background.
 func (t *tier) set(e *entry, h http.Header) {
 	now := t.c.now()
-	ttl := min(e.life-e.age(now)+max(e.swr, e.sie, t.c.staleWindow()), markTTL)
+	ttl := min(e.life-e.age(now)+min(max(e.swr, e.sie, t.c.staleWindow()), markTTL), markTTL)
 	if ttl <= 0 || e.part || now < time.Duration(t.until.Load()) || !t.c.start() {
 		return
 	}

@@ -71,7 +71,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		if l.head {
 			return t.pass(r, Miss, reasonNone, c.missed(&l, e, key, hash), func(resp *http.Response) bool {
 				if resp.StatusCode == http.StatusOK {
-					c.updateFromHead(r, resp.Header, nil, key, hash, now, t.shared())
+					c.updateFromHead(r, l.asker(t.shared()), resp.Header, nil, key, hash, now)
 				}
 				return false
 			})

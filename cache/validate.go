@@ -8,16 +8,20 @@ import (
 )
 
 // freshen returns what a 304 makes of the stored response it confirms
-// (RFC 9111 §4.3.4), and stores it in the old one's place.
+// (RFC 9111 §4.3.4), stores it in the old one's place, and gives it to those who
+// wait, if it may be shared.
 func (f *flight) freshen(h http.Header, outer *outerFields, now time.Duration) *entry {
 	old := f.stale
 	if !old.identifiedBy(h) {
-		return old // it confirms something else, which must not update this
+		// It confirms something else, which must not update this.
+		f.settle(old, old.staleness(now) > 0 || old.rules.noCache)
+		return old
 	}
-	e, storable := f.c.update(old, h, outer, now, f.started, f.header, f.shared)
+	e, fit := f.c.update(old, h, outer, now, f.started, f.header, f.asker)
 	f.shard.mu.Lock()
 	var removed []*entry
-	store := storable && !f.doomed && !old.gone.Load() && !e.hasTag(f.deadTags)
+	purged := e.hasTag(f.deadTags)
+	store := fit == updateKeep && !purged && !f.doomed && !old.gone.Load()
 	if store {
 		removed = f.shard.putLocked(f.c, e, func(x *entry) bool { return x == old })
 	}
@@ -28,11 +32,25 @@ func (f *flight) freshen(h http.Header, outer *outerFields, now time.Duration) *
 		if f.c.tier != nil {
 			f.c.tier.set(e, f.header)
 		}
-	case !storable:
+	case fit == updateDiscard:
 		f.c.discard(old)
+	}
+	if fit != updateKeep || purged {
+		f.settle(nil, !purged)
+	} else {
+		f.settle(e, e.staleness(now) > 0 || e.rules.noCache)
 	}
 	return e
 }
+
+// An updateFit says what may become of an updated entry.
+type updateFit uint8
+
+const (
+	updateKeep    updateFit = iota
+	updateOwn               // it is for the client that asked alone; what is stored stays
+	updateDiscard           // what is stored must go, too
+)
 
 // identifiedBy reports whether a 304 with header h is about e, as far as its
 // validators say (RFC 9111 §4.3.4). One without any is: e is what was asked
@@ -55,8 +73,10 @@ func (e *entry) identifiedBy(h http.Header) bool {
 }
 
 // update returns old with the header fields of a newer response put over its
-// own (RFC 9111 §3.2), and whether it may still be stored.
-func (c *Cache) update(old *entry, h http.Header, outer *outerFields, now, started time.Duration, request http.Header, shared bool) (*entry, bool) {
+// own (RFC 9111 §3.2), and whether it may still be stored. a is what the
+// request for that said.
+func (c *Cache) update(old *entry, h http.Header, outer *outerFields, now, started time.Duration, request http.Header, a asker) (*entry, updateFit) {
+	shared := a.shared
 	wall := c.wall(now)
 	e := old.clone()
 	e.requested, e.received = started, now
@@ -89,16 +109,29 @@ func (c *Cache) update(old *entry, h http.Header, outer *outerFields, now, start
 	explicit := false
 	e.life, explicit = lifetime(merged, &d, e.status, date, wall, shared)
 	e.rules.heuristic = !explicit
-	if !explicit && c.cfg.TTL > 0 {
-		e.life, e.rules.heuristic = c.cfg.TTL+e.age0, false
+	if !explicit {
+		if ttl, ok := c.defaultTTL(e.status, merged); ok {
+			e.life, e.rules.heuristic = ttl+e.age0, false
+		}
 	}
 	e.learn(&d, wall)
 	names, any := varyNames(merged["Vary"])
 	if !sameNames(e.vary.list(), names) {
 		e.vary = c.varyOf(names, request)
 	}
-	e.tags = c.tagsOf(merged)
-	return e.pack(c, fields), !any && !d.noStore && !(d.private && shared)
+	var why reason
+	e.tags, why = c.tagsOf(merged)
+	fit := updateKeep
+	switch {
+	case any, why != reasonNone, d.noStore, d.private && shared:
+		fit = updateDiscard
+	case !shared, d.permitAuthorized():
+	case old.rules.authorized:
+		fit = updateDiscard
+	case a.auth:
+		fit = updateOwn
+	}
+	return e.pack(c, fields), fit
 }
 
 func sameNames(vary []varyField, names []string) bool {

@@ -67,13 +67,23 @@ func (n normalizers) value(name string, lines []string) string {
 	switch name {
 	case "Accept-Encoding", "Accept-Language", "Accept", "Accept-Charset":
 		return normalPreference(lines)
+	case "Authorization", "Cookie":
+		return exactly(lines) // no lists
 	}
 	return normalList(lines)
 }
 
+// exactly joins the lines of a field, whose order and white space may mean
+// something.
+func exactly(lines []string) string { return strings.Join(lines, "\n") }
+
 // normalList joins the lines of a field and removes the white space around its
-// commas, as RFC 9111 §4.1 allows for every field.
+// commas, as RFC 9111 §4.1 allows for every list. What is quoted may have commas
+// of its own.
 func normalList(lines []string) string {
+	if slices.ContainsFunc(lines, func(s string) bool { return strings.IndexByte(s, '"') >= 0 }) {
+		return exactly(lines)
+	}
 	var b strings.Builder
 	for i, s := range lines {
 		if i > 0 {
@@ -100,6 +110,9 @@ type preference struct {
 // false if they are not well formed.
 func preferences(lines []string) (list []preference, ok bool) {
 	for _, s := range lines {
+		if strings.IndexByte(s, '"') >= 0 {
+			return nil, false
+		}
 		for part := range strings.SplitSeq(s, ",") {
 			p := preference{q: 1000}
 			params := strings.Split(part, ";")
@@ -110,11 +123,9 @@ func preferences(lines []string) (list []preference, ok bool) {
 			for _, param := range params[1:] {
 				param = strings.ToLower(strings.Trim(param, " \t"))
 				if q, isQ := strings.CutPrefix(param, "q="); isQ {
-					f, err := strconv.ParseFloat(q, 64)
-					if err != nil || !(f >= 0 && f <= 1) {
+					if p.q, ok = parseQuality(q); !ok {
 						return nil, false
 					}
-					p.q = int(f*1000 + 0.5)
 					continue
 				}
 				p.value += ";" + param
@@ -123,6 +134,21 @@ func preferences(lines []string) (list []preference, ok bool) {
 		}
 	}
 	return list, true
+}
+
+// parseQuality returns a weight in thousandths.
+func parseQuality(s string) (q int, ok bool) {
+	whole, fraction, _ := strings.Cut(s, ".")
+	if len(whole) != 1 || len(fraction) > 3 {
+		return 0, false
+	}
+	for _, c := range []byte(whole + (fraction + "000")[:3]) {
+		if !isDigit(c) {
+			return 0, false
+		}
+		q = 10*q + int(c-'0')
+	}
+	return q, q <= 1000
 }
 
 // normalPreference orders an Accept field: what is wanted as much as something
@@ -156,8 +182,13 @@ func normalPreference(lines []string) string {
 // entries share it: a site has few, next to its responses. Nil has none.
 type varySet struct {
 	fields  []varyField
+	large   bool        // too large to be shared: each entry is charged for it
 	charged atomic.Bool // an entry has been charged for it
 }
+
+// maxShared is how much text there may be in what entries share. It stays when
+// they go, and nothing counts it then.
+const maxShared = 512
 
 func (s *varySet) list() []varyField {
 	if s == nil {
@@ -168,7 +199,7 @@ func (s *varySet) list() []varyField {
 
 // weight is what s takes in memory, for the first that asks.
 func (s *varySet) weight() (n int64) {
-	if s == nil || s.charged.Swap(true) {
+	if s == nil || !s.large && s.charged.Swap(true) {
 		return 0
 	}
 	for _, v := range s.fields {
@@ -186,12 +217,19 @@ func (c *Cache) varyOf(names []string, h http.Header) *varySet {
 	if len(names) == 0 {
 		return nil
 	}
-	hash := uint64(0)
+	hash, size := uint64(0), 0
 	for _, name := range names {
 		hash = (hash ^ maphash.String(c.keys.seed, name)) * 0x9e3779b97f4a7c15
+		size += len(name)
 		for _, line := range h[name] {
 			hash = (hash ^ maphash.String(c.keys.seed, line)) * 0x9e3779b97f4a7c15
+			size += len(line)
 		}
+	}
+	if size > maxShared {
+		s := c.normal.varyOf(names, h)
+		s.large = true
+		return s
 	}
 	return c.varies.share(hash, func(s *varySet) bool {
 		return slices.EqualFunc(s.fields, names, func(f varyField, name string) bool {

@@ -98,7 +98,7 @@ func (w *watcher) look(status int, h http.Header) {
 	switch w.job {
 	case jobHead:
 		if status == http.StatusOK {
-			c.updateFromHead(w.r, h, &w.outer, w.key, w.hash, w.started, true)
+			c.updateFromHead(w.r, w.asker, h, &w.outer, w.key, w.hash, w.started)
 		}
 	case jobUnsafe:
 		if status < 400 {
@@ -177,8 +177,11 @@ func (w *watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {
 		w.seen = true
-		if w.job == jobUnfit {
+		switch w.job {
+		case jobUnfit:
 			w.result, w.why = Bypass, reasonUpgrade
+		case jobUnsafe:
+			w.c.invalidate(w.r.Context(), w.call, nil, nil) // what it answers nobody sees
 		}
 	}
 	return conn, rw, err
