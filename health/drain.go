@@ -194,7 +194,9 @@ func (h *Checker) Serve(ctx context.Context, srv *http.Server, ln net.Listener) 
 	h.setPhase(Closing)
 	err = errors.Join(err, h.close(srv, forced))
 	if served != nil {
-		<-served
+		if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+			err = errors.Join(err, e) // it failed while it drained
+		}
 	}
 	stopChecks()
 	<-checks
@@ -312,6 +314,10 @@ func (h *Checker) waitIdle(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		}
+	}
+	select {
+	case h.idle <- struct{}{}: // another Serve may wait for the same
+	default:
 	}
 	return true
 }

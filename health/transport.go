@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -56,6 +57,8 @@ func (o *observer) RoundTrip(r *http.Request) (*http.Response, error) {
 	switch {
 	case err != nil:
 		res.outcome, res.err = failed, err
+	case resp == nil:
+		res.outcome, res.err = failed, errors.New("neither a response nor an error")
 	case resp.StatusCode >= http.StatusInternalServerError:
 		res.outcome, res.err = failed, Public(fmt.Sprintf("answered %d", resp.StatusCode), nil)
 	}
