@@ -41,10 +41,7 @@ func (l *Limiter) decideWaiting(ctx context.Context, a *ask) error {
 		wait = l.lines.extend(ln, start, cost, l.maxWait)
 	}
 	if wait > l.maxWait {
-		a.allowed, a.wait, a.by = false, wait, 0
-		for i := range a.all {
-			a.debts[i] = a.limits[i].room
-		}
+		a.outOfTurn(wait)
 		return nil
 	}
 	served := false
@@ -59,6 +56,9 @@ func (l *Limiter) decideWaiting(ctx context.Context, a *ask) error {
 	case ln.turn <- struct{}{}:
 		defer func() { <-ln.turn }()
 	case <-ctx.Done():
+		if ln != made { // it has not asked yet
+			a.outOfTurn(wait)
+		}
 		return context.Cause(ctx)
 	}
 	for {
@@ -70,6 +70,14 @@ func (l *Limiter) decideWaiting(ctx context.Context, a *ask) error {
 		if _, err := sleep(ctx, ticksToDuration(a.wait), nil); err != nil {
 			return err
 		}
+	}
+}
+
+// outOfTurn refuses a, which was behind others: nothing is left for it.
+func (a *ask) outOfTurn(wait int64) {
+	a.allowed, a.wait, a.by = false, wait, 0
+	for i := range a.all {
+		a.debts[i] = a.limits[i].room
 	}
 }
 

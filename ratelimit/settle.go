@@ -32,7 +32,14 @@ func (l *Limiter) settle(next http.Handler, w http.ResponseWriter, r *http.Reque
 		if more < 0 && (!finished || r.Context().Err() != nil) {
 			return
 		}
-		if a.n = more; more != 0 {
+		if a.n = more; a.degraded && l.cfg.Outage == DecideLocally {
+			l.mem.Load().charge(a) // that is where it was charged, by the local rates
+			return
+		}
+		if a.degraded && more < 0 {
+			return // nothing was charged that could be given back
+		}
+		if more != 0 {
 			l.chargeAsk(context.WithoutCancel(r.Context()), a)
 		}
 	}()

@@ -69,7 +69,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	l.counts.mine().allowed.Add(1)
 	res, err := t.next.RoundTrip(r)
-	if err == nil && l.cfg.MaxPause > 0 {
+	if err == nil && res != nil && l.cfg.MaxPause > 0 {
 		if a, ok := learn(res, time.Now()); ok {
 			if until := u.obey(a, l.cfg.MaxPause); !until.IsZero() {
 				l.journal.add("%s: paused until %s: it %s", key, until.UTC().Format("15:04:05Z"), a.why)
