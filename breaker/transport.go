@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -53,16 +54,26 @@ func (t *transport) send(r *http.Request, c *call) (*http.Response, error) {
 	f := c.b.fam
 	ctx := r.Context()
 	settled := false
+	var resp *http.Response
 	defer func() {
-		if !settled {
-			c.abandon(ctx)
+		if settled {
+			return
+		}
+		c.abandon(ctx)
+		if resp != nil && resp.Body != nil { // a Judge panicked: nobody gets to see it
+			_ = resp.Body.Close()
 		}
 	}()
 	resp, err := t.next.RoundTrip(r)
-	if err != nil {
+	switch {
+	case err != nil:
 		c.finish(ctx, err)
 		settled = true
 		return resp, err
+	case resp == nil: // which an http.Client makes an error of
+		c.finish(ctx, errNoResponse)
+		settled = true
+		return nil, nil
 	}
 	if !f.cfg.SlowToEnd {
 		c.answered()
@@ -78,6 +89,8 @@ func (t *transport) send(r *http.Request, c *call) (*http.Response, error) {
 	resp.Body = &body{ReadCloser: resp.Body, c: *c, r: r}
 	return resp, nil
 }
+
+var errNoResponse = errors.New("the RoundTripper returned neither a response nor an error")
 
 // CloseIdleConnections is what [http.Client.CloseIdleConnections] calls.
 func (t *transport) CloseIdleConnections() {
@@ -113,6 +126,7 @@ func (b *body) end(err error) {
 		return
 	}
 	ctx := b.r.Context()
+	defer b.c.abandon(ctx) // a Judge may panic
 	if err != io.EOF {
 		b.c.finish(ctx, err)
 		return

@@ -1,0 +1,60 @@
+package breaker_test
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-spillway/spillway/breaker"
+)
+
+type answers func(*http.Request) (*http.Response, error)
+
+func (f answers) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestARoundTripperWithoutAnAnswerIsAFailure(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{})
+	client := &http.Client{Transport: b.Transport(answers(func(*http.Request) (*http.Response, error) { return nil, nil }))}
+	_, err := client.Get("http://b.test") //nolint:bodyclose // there is none
+	require.ErrorContains(t, err, "nil *Response")
+	require.EqualValues(t, 1, b.Stats().Failed)
+}
+
+// A crackedBody fails to be read.
+type crackedBody struct{ closed bool }
+
+func (*crackedBody) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+func (b *crackedBody) Close() error           { b.closed = true; return nil }
+
+func TestAJudgeThatPanicsLeavesNothingOpen(t *testing.T) {
+	for name, when := range map[string]func(breaker.Outcome) bool{
+		"about the header": func(o breaker.Outcome) bool { return o.Status != 0 },
+		"about the body":   func(o breaker.Outcome) bool { return errors.Is(o.Err, io.ErrUnexpectedEOF) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := breaker.MustNew(breaker.Config{SlowCall: time.Second, Judge: func(o breaker.Outcome) breaker.Verdict {
+				if when(o) {
+					panic("odd outcome")
+				}
+				return breaker.DefaultJudge(o)
+			}})
+			body := new(crackedBody)
+			rt := b.Transport(answers(func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 200, Body: body}, nil
+			}))
+			require.PanicsWithValue(t, "odd outcome", func() {
+				req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://b.test", nil)
+				resp, err := rt.RoundTrip(req)
+				require.NoError(t, err)
+				defer resp.Body.Close()
+				_, _ = io.ReadAll(resp.Body)
+			})
+			require.True(t, body.closed)
+			require.EqualValues(t, 1, b.Stats().Failed)
+		})
+	}
+}
