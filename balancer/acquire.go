@@ -124,12 +124,13 @@ func (b *Balancer) choose(v *view, r *http.Request, now time.Duration, t *tried,
 		// A trial may well fail. Give it to a request that can be retried, if
 		// one comes along in time.
 		for _, x := range v.trials {
-			if (safe || now-x.since > b.cfg.Eject.Base) && x.e.trial.CompareAndSwap(false, true) {
-				if b.usable(x.e, v.panics) {
-					return x.e, true
-				}
-				x.e.trial.Store(false)
+			if !safe && now-x.since <= b.cfg.Eject.Base || x.e.trial.Load() {
+				continue
+			}
+			if !b.usable(x.e, v.panics) {
 				b.leaveOut(x.e, now)
+			} else if x.e.trial.CompareAndSwap(false, true) {
+				return x.e, true
 			}
 		}
 	}
@@ -171,7 +172,17 @@ func (b *Balancer) choose(v *view, r *http.Request, now time.Duration, t *tried,
 
 // usable asks Config.Healthy, unless health is not believed at the moment.
 func (b *Balancer) usable(e *Endpoint, panics bool) bool {
-	return b.cfg.Healthy == nil || panics || b.cfg.Healthy(e.Backend())
+	return b.cfg.Healthy == nil || panics || b.healthy(e)
+}
+
+// healthy asks Config.Healthy. A panic means no.
+func (b *Balancer) healthy(e *Endpoint) (ok bool) {
+	defer func() {
+		if recover() != nil {
+			b.hookPanics.Add(1)
+		}
+	}()
+	return b.cfg.Healthy(e.Backend())
 }
 
 // admits reports whether e takes a request although it is warming: with a

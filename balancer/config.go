@@ -31,7 +31,7 @@ type Config struct {
 
 	// Healthy, if set, is asked before a backend is used, and once a second
 	// for one that it has said no to. It must not block: give it the last
-	// answer of a health check, not a new one.
+	// answer of a health check, not a new one. A panic is counted, and means no.
 	Healthy func(Backend) bool
 
 	// PanicShare is the share of backends below which health is no longer

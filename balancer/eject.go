@@ -165,7 +165,7 @@ func (b *Balancer) verdict(e *Endpoint, now time.Duration) string {
 			othersBad += bad
 		}
 	}
-	if out >= max(int(b.cfg.Eject.MaxShare*float64(members)), min(1, members-1)) {
+	if out >= min(max(int(b.cfg.Eject.MaxShare*float64(members)), 1), members-1) {
 		return ""
 	}
 	cfg := &b.cfg.Eject

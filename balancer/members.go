@@ -256,7 +256,7 @@ func (b *Balancer) recheckOutside(now time.Duration) {
 		}
 	}
 	b.mu.Unlock()
-	down = slices.DeleteFunc(down, func(e *Endpoint) bool { return !b.cfg.Healthy(e.Backend()) })
+	down = slices.DeleteFunc(down, func(e *Endpoint) bool { return !b.healthy(e) })
 	b.mu.Lock()
 	for _, e := range down {
 		e.outsideDown = false

@@ -13,7 +13,9 @@ import (
 type Policy interface {
 	// Picker returns the func that picks among ready, which is not empty and
 	// must not be modified. It is called when the set of available backends
-	// changes, one call at a time, and may take its time: build tables here.
+	// changes, one call at a time, and may take its time: build tables here. It
+	// must not call the Balancer. If it panics, other than in [New], that is
+	// counted, and backends are drawn at random until the set changes again.
 	// Numbers that must outlive a change belong to the Policy or are read from
 	// the endpoints, which stay the same.
 	Picker(ready []*Endpoint) Picker

@@ -35,6 +35,26 @@ func (x *exchange) race(l Lease) attempt {
 	timer := time.NewTimer(b.hedgeDelay(l.began))
 	defer timer.Stop()
 	var first *attempt
+	waiting, settled := 1, false
+	defer func() {
+		if settled {
+			return
+		}
+		// A Picker or Retry.When has panicked: nobody will take the answers.
+		for _, cancel := range cancels {
+			cancel(errLost)
+		}
+		if first != nil {
+			discard(first.resp)
+		}
+		go func() {
+			for range waiting {
+				if a := <-results; a.resp != nil {
+					_ = a.resp.Body.Close()
+				}
+			}
+		}()
+	}()
 	for {
 		select {
 		case <-timer.C:
@@ -47,12 +67,15 @@ func (x *exchange) race(l Lease) attempt {
 			}
 			leases = append(leases, second)
 			cancels = append(cancels, start(second))
+			waiting++
 		case a := <-results:
+			waiting--
 			if p, ok := a.err.(panicked); ok {
 				lose(results, cancels, leases, &a, first)
+				settled = true
 				panic(p.value)
 			}
-			if first == nil && len(cancels) == 2 && b.cfg.Retry.When(a.resp, a.err) && !a.ignore {
+			if first == nil && len(cancels) == 2 && x.when(&a) && !a.ignore {
 				first = &a // the other one may do better
 				continue
 			}
@@ -60,6 +83,7 @@ func (x *exchange) race(l Lease) attempt {
 				a, first = *first, &a
 			}
 			lose(results, cancels, leases, &a, first)
+			settled = true
 			if len(leases) == 2 {
 				a.lease.tried = leases[1].tried // both count as tried
 			}

@@ -25,7 +25,7 @@ type Stats struct {
 	OverBudget  uint64 // retries and hedges that the budget did not allow
 	Unavailable uint64 // requests that no backend was left for
 	Ejections   uint64 // of the present members
-	HookPanics  uint64 // panics of Config.OnChange, recovered
+	HookPanics  uint64 // panics of Config.OnChange, Healthy and Policy, recovered
 }
 
 // Stats returns the counts so far.
@@ -184,13 +184,15 @@ func (b *Balancer) tell() {
 	for len(b.untold) > 0 {
 		c := b.untold[0]
 		b.untold = slices.Delete(b.untold, 0, 1)
-		b.tellMu.Unlock()
 		b.callHook(c)
-		b.tellMu.Lock()
 	}
 }
 
+// callHook calls the hook with tellMu released, also if the hook ends its
+// goroutine.
 func (b *Balancer) callHook(c Change) {
+	b.tellMu.Unlock()
+	defer b.tellMu.Lock()
 	defer func() {
 		if recover() != nil {
 			b.hookPanics.Add(1)

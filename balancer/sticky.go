@@ -91,6 +91,9 @@ func (b *Balancer) stick(r *http.Request, resp *http.Response, e *Endpoint) {
 	if b.cookie(r) == e.token {
 		return
 	}
+	if resp.Header == nil { // a RoundTripper of somebody's own
+		resp.Header = http.Header{}
+	}
 	resp.Header.Add("Set-Cookie", (&http.Cookie{
 		Name:     c.Cookie,
 		Value:    e.token,

@@ -133,7 +133,23 @@ func (x *exchange) again(a *attempt) bool {
 	case a.resp != nil && a.resp.StatusCode == http.StatusSwitchingProtocols:
 		return false
 	}
-	return x.t.b.cfg.Retry.When(a.resp, a.err)
+	return x.when(a)
+}
+
+// when asks Retry.When. Should it panic, nobody else will close what a holds.
+func (x *exchange) when(a *attempt) bool {
+	asked := false
+	defer func() {
+		if !asked {
+			x.close()
+			if a.resp != nil {
+				_ = a.resp.Body.Close()
+			}
+		}
+	}()
+	again := x.t.b.cfg.Retry.When(a.resp, a.err)
+	asked = true
+	return again
 }
 
 // close closes the body of a request that is not sent again.

@@ -163,7 +163,7 @@ func (b *Balancer) group(members []*Endpoint) []group {
 			}
 			below += t.load * part.share
 			g := group{below: uint64(below * (1 << 32)), ready: part.ready, panics: t.panics}
-			g.pick = b.cfg.Policy.Picker(part.ready)
+			g.pick = b.picker(part.ready)
 			warming := 0
 			for _, e := range part.ready {
 				if e.state == Warming {
@@ -178,6 +178,20 @@ func (b *Balancer) group(members []*Endpoint) []group {
 		groups[len(groups)-1].below = 1 << 32
 	}
 	return groups
+}
+
+// picker asks the Policy. Should it panic, under b.mu, that is counted, and
+// backends are drawn at random until it is asked again; but in New it goes up.
+func (b *Balancer) picker(ready []*Endpoint) (p Picker) {
+	if b.view.Load() != nil {
+		defer func() {
+			if recover() != nil {
+				b.hookPanics.Add(1)
+				p = Random().Picker(ready)
+			}
+		}()
+	}
+	return b.cfg.Policy.Picker(ready)
 }
 
 type tier struct {
