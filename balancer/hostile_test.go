@@ -143,3 +143,19 @@ func TestAStickyResponseMayComeWithoutAHeader(t *testing.T) {
 	require.NotEmpty(t, resp.Header["Set-Cookie"])
 	require.NoError(t, resp.Body.Close())
 }
+
+func TestACheckThatEndsItsGoroutineFailsAndIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int32
+		b := must(t, balancer.Config{Backends: newLab().hosts(1), Probe: balancer.Probe{Check: func(context.Context, balancer.Backend) error {
+			if calls.Add(1) == 1 {
+				runtime.Goexit()
+			}
+			return nil
+		}}})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_ = b.Run(ctx)
+		require.Greater(t, calls.Load(), int32(5))
+	})
+}

@@ -137,7 +137,7 @@ func (b *Balancer) dueProbes() (due []*Endpoint, next time.Duration) {
 	return due, max(at-now, time.Millisecond)
 }
 
-// probe asks e once and draws the conclusion.
+// probe asks e once.
 func (b *Balancer) probe(ctx context.Context, e *Endpoint) {
 	b.warmUp(ctx, e)
 	cfg := &b.cfg.Probe
@@ -149,11 +149,20 @@ func (b *Balancer) probe(ctx context.Context, e *Endpoint) {
 	}
 	began := b.now()
 	tctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
-	err := b.checkOnce(tctx, e)
-	if tctx.Err() != nil && ctx.Err() == nil && err != nil {
-		err = fmt.Errorf("no answer within %v", cfg.Timeout)
-	}
-	cancel()
+	defer cancel()
+	err := errors.New("the check ended its goroutine")
+	defer func() {
+		if tctx.Err() != nil && ctx.Err() == nil && err != nil {
+			err = fmt.Errorf("no answer within %v", cfg.Timeout)
+		}
+		b.probed(ctx, e, began, err)
+	}()
+	err = b.checkOnce(tctx, e)
+}
+
+// probed draws the conclusion from a probe that ended with err.
+func (b *Balancer) probed(ctx context.Context, e *Endpoint, began time.Duration, err error) {
+	cfg := &b.cfg.Probe
 	now := b.now()
 	if err != nil && ctx.Err() != nil {
 		b.mu.Lock()
