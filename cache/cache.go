@@ -259,7 +259,7 @@ func New(cfg Config) (*Cache, error) {
 		normal:      normalizers{},
 	}
 	for name, f := range cfg.Normalize {
-		c.normal[http.CanonicalHeaderKey(name)] = f
+		c.normal[http.CanonicalHeaderKey(name)] = c.guarded(f)
 	}
 	c.keys.seed = maphash.MakeSeed()
 	c.keys.cfg = cfg.Key

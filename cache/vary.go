@@ -52,8 +52,25 @@ func varyAny(lines []string) bool {
 
 // A Normalizer maps the lines of a request header field to one value. Requests
 // whose values are equal count as the same when a response's Vary names the
-// field.
+// field. It must be quick, and not call the Cache: it runs while others wait. One
+// that panics leaves a value as it is, and is counted in [Stats].Panics.
 type Normalizer func(lines []string) string
+
+// guarded returns f so that a panic leaves nothing locked.
+func (c *Cache) guarded(f Normalizer) Normalizer {
+	return func(lines []string) (value string) {
+		returned := false
+		defer func() {
+			if !returned && recover() != nil {
+				c.panics.Add(1)
+				value = exactly(lines)
+			}
+		}()
+		value = f(lines)
+		returned = true
+		return value
+	}
+}
 
 type normalizers map[string]Normalizer
 
