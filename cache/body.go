@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -16,18 +17,25 @@ const (
 	// overflowWindow is how far the writer of a body that is not kept may be
 	// ahead of its slowest reader.
 	overflowWindow = 256 << 10
+
+	// stallTime is how long others wait there for a reader that does not get
+	// through what it was given last, at most a chunk; or twice that, because who
+	// waits is looked at as often.
+	stallTime = 5 * time.Second
 )
 
 var (
 	errAborted  = errors.New("cache: the response broke off")
 	errNoReader = errors.New("cache: nobody reads the response any more")
 	errEnded    = errors.New("cache: the response has ended")
+	errStalled  = errors.New("cache: others had to wait too long for the reader of this response")
 )
 
 // A body is that of a response on its way: one writer, any number of readers,
 // each at its own pace. Bytes stay until the body is kept as a whole. If it
 // turns out not to be (it overflows), bytes go as soon as every reader has had
-// them, and the writer waits for the slowest.
+// them, and the writer waits for the slowest; but not for one that takes nothing
+// while others would.
 type body struct {
 	limit  int64         // overflows beyond this
 	budget *atomic.Int64 // bytes that all bodies on their way may still take
@@ -96,6 +104,7 @@ func (b *body) readFrom(ctx context.Context, r io.Reader) (n int64, err error) {
 // space returns room to write into, for want bytes or fewer, which commit then
 // makes part of the body.
 func (b *body) space(ctx context.Context, want int) ([]byte, error) {
+	var stall *time.Timer
 	b.mu.Lock()
 	for b.overflow && b.lagLocked() >= overflowWindow {
 		if b.readers == nil {
@@ -106,9 +115,19 @@ func (b *body) space(ctx context.Context, want int) ([]byte, error) {
 			b.room = make(chan struct{})
 		}
 		room := b.room
+		if stall == nil {
+			b.markLocked()
+			stall = time.NewTimer(stallTime)
+			defer stall.Stop()
+		}
 		b.mu.Unlock()
 		select {
 		case <-room:
+		case <-stall.C:
+			b.mu.Lock()
+			b.cutLocked()
+			b.mu.Unlock()
+			stall = nil
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -233,6 +252,36 @@ func (b *body) lagLocked() int64 {
 		lag = max(lag, b.size-r.pos)
 	}
 	return lag
+}
+
+// markLocked notes where every reader is.
+func (b *body) markLocked() {
+	for r := b.readers; r != nil; r = r.after {
+		r.mark = r.pos
+	}
+}
+
+// cutLocked lets go of the readers that the writer waits for and that have taken
+// nothing since markLocked, if others could have gone on all the time. Nothing
+// was written meanwhile.
+func (b *body) cutLocked() {
+	others := false
+	for r := b.readers; r != nil; r = r.after {
+		others = others || b.size-r.mark < overflowWindow
+	}
+	if !others {
+		return
+	}
+	for p := &b.readers; *p != nil; {
+		if r := *p; r.stalledLocked() {
+			r.cut = true
+			*p = r.after
+		} else {
+			p = &r.after
+		}
+	}
+	b.wakeLocked()
+	b.trimLocked()
 }
 
 // trimLocked drops the chunks that every reader has left behind.

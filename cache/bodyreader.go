@@ -15,7 +15,10 @@ type bodyReader struct {
 	pos   int64 // bytes it is done with
 	given int64 // bytes it has, and is not done with
 
-	closed bool // protected by the body, as after is
+	// These are protected by the body, as after is.
+	closed bool
+	cut    bool  // others had to wait for it too long
+	mark   int64 // pos, when the writer began to wait
 }
 
 // reader returns a new reader, or nil if the start is already gone.
@@ -45,6 +48,10 @@ func (r *bodyReader) next(ctx context.Context) ([]byte, error) {
 		if r.closed {
 			b.mu.Unlock()
 			return nil, http.ErrBodyReadAfterClose
+		}
+		if r.cut {
+			b.mu.Unlock()
+			return nil, errStalled
 		}
 		if i := r.chunk - b.dropped; i < len(b.chunks) {
 			c := b.chunks[i]
@@ -82,6 +89,12 @@ func (r *bodyReader) next(ctx context.Context) ([]byte, error) {
 		}
 		b.mu.Lock()
 	}
+}
+
+// stalledLocked reports whether the writer waits for r, which has taken nothing
+// since it was marked.
+func (r *bodyReader) stalledLocked() bool {
+	return r.pos == r.mark && r.b.size-r.pos >= overflowWindow
 }
 
 // caughtUp reports whether the reader has had every byte there is so far.

@@ -64,9 +64,11 @@
 //
 // A handler that fails is answered for with what is stale, as far as the
 // response and [Config.StaleIfError] allow. A body that breaks off is not kept,
-// a panic goes on up, and who waited for it asks again. A store that is slow,
-// down or wrong counts as a miss. [Cache.Conditions] says when any of this is
-// so.
+// a panic goes on up, and who waited for it asks again. A body that is too large
+// to keep reaches all who asked for it together at the pace of the slowest, but
+// one that takes less than 64 KiB in ten seconds while others wait is cut off. A
+// store that is slow, down or wrong counts as a miss. [Cache.Conditions] says
+// when any of this is so.
 package cache
 
 import (

@@ -36,6 +36,9 @@ func (rec *recorder) send(wait bool) {
 			}
 		}
 		p, err := rec.rd.next(rec.r.Context())
+		if err == errStalled {
+			panic(http.ErrAbortHandler) // or else what was sent would count as whole
+		}
 		if err != nil {
 			return
 		}
