@@ -103,8 +103,8 @@ type Config struct {
 	Tenant func(*http.Request) string
 	// Trust says whose PriorityHeader and TimeoutHeader are believed. Nil:
 	// nobody's. A priority that is believed comes before Priority. Fields that are
-	// not believed are removed from the request, so that a proxy behind Handler
-	// does not pass them on.
+	// not believed are removed from the request that the handler behind sees, so
+	// that a proxy does not pass them on.
 	Trust func(*http.Request) bool
 	// Exempt names requests that are always let through and not counted, such
 	// as probes. Nil: none.

@@ -57,7 +57,9 @@ func (s *Shedder) read(r *http.Request, t *ticket) (*http.Request, context.Cance
 			if ms, ok := parseTimeout(header(r.Header, TimeoutHeader)); ok {
 				ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
 			}
-		} else { // or a proxy would hand it to a service that believes us
+		} else { // or a proxy would hand them to a service that believes us
+			r = r.WithContext(ctx) // a handler must not change what it is given
+			r.Header = r.Header.Clone()
 			delete(r.Header, PriorityHeader)
 			delete(r.Header, TimeoutHeader)
 		}

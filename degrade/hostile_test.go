@@ -125,6 +125,7 @@ func TestAStrangersPriorityIsNotPassedOn(t *testing.T) {
 			r.Header.Set(degrade.TimeoutHeader, "1")
 			gateway.ServeHTTP(httptest.NewRecorder(), r)
 			require.Empty(t, got)
+			require.Len(t, r.Header, 2, "for whoever stands in front it is as it was")
 		})
 	}
 }
