@@ -342,3 +342,26 @@ func TestAConfigurationIsRefusedFieldByField(t *testing.T) {
 	})
 	cache.MustNew(cache.Config{MaxBytes: 65536, MaxBodyBytes: 65536, FillTimeout: -1, HitForMiss: -1, StaleIfError: -1})
 }
+
+// A Normalizer runs with what it needs locked: a panic must leave that usable,
+// and tell clients apart by what they sent.
+func TestANormalizerThatPanicsLocksNothing(t *testing.T) {
+	o := newOrigin("Cache-Control", "max-age=60", "Vary", "X-Device")
+	c := cache.MustNew(cache.Config{Normalize: map[string]cache.Normalizer{
+		"x-device": func([]string) string { panic("no such device") },
+	}})
+	h := c.Handler(o)
+	ask := func(device string) string {
+		r := httptest.NewRequest("GET", page, nil)
+		r.Header.Set("X-Device", device)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		require.Equal(t, 200, w.Code)
+		return w.Header().Get("Cache-Status")
+	}
+	require.NotContains(t, ask("phone"), "hit")
+	require.NotContains(t, ask("desk"), "hit")
+	require.Contains(t, ask("phone"), "hit")
+	require.Contains(t, ask("desk"), "hit")
+	require.Positive(t, c.Stats().Panics)
+}

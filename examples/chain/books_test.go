@@ -6,6 +6,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/go-spillway/spillway/balancer"
 )
@@ -109,5 +112,5 @@ func (k *books) balance(t testing.TB) {
 			t.Log(lies)
 		}
 	}()
-	settles(t, "no metric lies", func() bool { return k.lies() == "" })
+	require.Eventually(t, func() bool { return k.lies() == "" }, 5*time.Second, 5*time.Millisecond, "no metric lies")
 }
