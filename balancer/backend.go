@@ -56,6 +56,9 @@ func URLs(urls ...string) []Backend {
 // normalize fills in the defaults of d and parses its URL.
 func (d *Backend) normalize() (*url.URL, error) {
 	u, err := url.Parse(d.URL)
+	if err == nil && u.Scheme == "h2c" { // what it is called as, whose host is looked at more strictly
+		_, err = url.Parse("http" + d.URL[len("h2c"):])
+	}
 	switch {
 	case err != nil:
 		return nil, invalid("URL is %q, must be a URL", d.URL)

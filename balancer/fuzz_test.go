@@ -16,7 +16,7 @@ import (
 // Whatever the URL of a backend, New either refuses it or the request goes to
 // its host, below its path.
 func FuzzBackendURL(f *testing.F) {
-	for _, s := range []string{"http://a", "https://a:443/x/", "h2c://[::1]:80", "http://a/%2F?x", "ftp://a", "http://", "http://a b"} {
+	for _, s := range []string{"http://a", "https://a:443/x/", "h2c://[::1]:80", "http://a/%2F?x", "ftp://a", "http://", "http://a b", "h2C://::"} {
 		f.Add(s, "/p/%2F")
 	}
 	f.Fuzz(func(t *testing.T, raw, path string) {
