@@ -68,9 +68,7 @@ func (s *Switch) tick(now time.Time) {
 		s.publishLocked(now)
 	}
 	s.mu.Unlock()
-	if s.cfg.OnChange != nil {
-		s.tell()
-	}
+	s.hook.tell()
 }
 
 // ask reads a signal; one that panics has nothing to say.

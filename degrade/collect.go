@@ -39,6 +39,8 @@ func (s *Shedder) Collect(emit func(name, help, kind string, value float64, labe
 		"counter", float64(st.Throttled), "shedder", s.name)
 	emit("spillway_degrade_hook_panics_total", "Panics in hooks of the configuration.",
 		"counter", float64(st.HookPanics), "shedder", s.name)
+	emit("spillway_degrade_hook_missed_total", "Changes that OnChange was never told, because it did not return.",
+		"counter", float64(st.HookMissed), "shedder", s.name)
 	gauge := func(name, help string, v float64) { emit(name, help, "gauge", v, "shedder", s.name) }
 	gauge("spillway_degrade_inflight", "Requests running.", float64(st.InFlight))
 	gauge("spillway_degrade_queued", "Requests waiting.", float64(st.Waiting))
@@ -66,7 +68,8 @@ func (s *Switch) Collect(emit func(name, help, kind string, value float64, label
 	}
 	emit("spillway_degrade_degraded_total", "Answers from which something was left out.", "counter", float64(s.degraded.Load()), "switch", s.name)
 	emit("spillway_degrade_changes_total", "Changes of level, features and overrides.", "counter", float64(changes), "switch", s.name)
-	emit("spillway_degrade_switch_hook_panics_total", "Panics in OnChange.", "counter", float64(s.panics.Load()), "switch", s.name)
+	emit("spillway_degrade_switch_hook_panics_total", "Panics in OnChange.", "counter", float64(s.hook.panics.Load()), "switch", s.name)
+	emit("spillway_degrade_switch_hook_missed_total", "Changes that OnChange was never told, because it did not return.", "counter", float64(s.hook.missed.Load()), "switch", s.name)
 	for i, n := range names {
 		share := sn.on[i].share
 		if sn.on[i].on {

@@ -125,8 +125,10 @@ type Config struct {
 	Fallback http.Handler
 	// DryRun decides and counts, but refuses nobody and lets nobody wait.
 	DryRun bool
-	// OnChange is called when refusing begins, without locks held. A panic in it
-	// is recovered and counted in Stats.HookPanics.
+	// OnChange is called when refusing begins, one at a time and in order, without
+	// locks held, by a request that is refused, so it should not block: what comes
+	// while it does waits, and beyond 4096 changes is not told but counted in
+	// Stats.HookMissed. A panic in it is recovered and counted in Stats.HookPanics.
 	OnChange func(Change)
 }
 
@@ -150,7 +152,7 @@ type Shedder struct {
 	counts    counts
 	waits     waits
 	streams   atomic.Int64
-	panics    atomic.Uint64
+	hook      hook
 	throttled atomic.Uint64
 	lastShed  atomic.Int64 // when one was refused last
 	shedding  atomic.Bool  // written under mu
@@ -196,6 +198,7 @@ func New(cfg Config) (*Shedder, error) {
 		return nil, err
 	}
 	s := &Shedder{cfg: cfg, name: cfg.Name, epoch: time.Now(), seed: maphash.MakeSeed()}
+	s.hook.call = cfg.OnChange
 	if s.name == "" {
 		s.name = "default"
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,4 +129,68 @@ func TestAStrangersPriorityIsNotPassedOn(t *testing.T) {
 			require.Len(t, r.Header, 2, "for whoever stands in front it is as it was")
 		})
 	}
+}
+
+// The changes that wait for it are bounded, and the requests that would have told it
+// more go on.
+func TestAHookThatHangsHoldsUpOneRequestAndBoundedMemory(t *testing.T) {
+	const bound = 4096
+	hung := func() (hook func(degrade.Change), told *[]string, release func()) {
+		told, free := new([]string), make(chan struct{})
+		return func(c degrade.Change) { <-free; *told = append(*told, c.Text) }, told, func() { close(free) }
+	}
+	missed := func(collect func(func(name, help, kind string, value float64, labels ...string)), metric string) (n uint64) {
+		collect(func(name, _, _ string, value float64, _ ...string) {
+			if name == metric {
+				n = uint64(value)
+			}
+		})
+		return n
+	}
+	t.Run("switch", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			hook, told, release := hung()
+			sw := degrade.MustNewSwitch(degrade.SwitchConfig{OnChange: hook})
+			set := func(n int) {
+				require.NoError(t, sw.Set(degrade.Override{Target: "level", Author: "ann", Reason: strconv.Itoa(n), Expires: time.Now().Add(time.Hour)}))
+			}
+			go set(0)
+			synctest.Wait()
+			for n := range bound + 100 {
+				set(n + 1)
+			}
+			require.Equal(t, uint64(100), sw.Stats().HookMissed)
+			require.Equal(t, uint64(100), missed(sw.Collect, "spillway_degrade_switch_hook_missed_total"))
+			release()
+			synctest.Wait()
+			require.Len(t, *told, 1+bound)
+			for n, text := range *told {
+				require.Regexp(t, ": "+strconv.Itoa(n)+"$", text, "in order")
+			}
+			set(-1)
+			require.Len(t, *told, 2+bound, "told again")
+		})
+	})
+	t.Run("shedder", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			hook, told, release := hung()
+			shed := degrade.MustNew(degrade.Config{Limit: 1, MaxWait: -1, OnChange: hook})
+			_, err := shed.Acquire(t.Context(), degrade.Normal)
+			require.NoError(t, err)
+			refused := func() {
+				_, err := shed.Acquire(t.Context(), degrade.Normal)
+				require.ErrorIs(t, err, degrade.ErrRefused)
+			}
+			go refused()
+			for range bound + 100 {
+				time.Sleep(10 * time.Second) // long enough for refusing to be over
+				refused()
+			}
+			require.Equal(t, uint64(100), shed.Stats().HookMissed)
+			require.Equal(t, uint64(100), missed(shed.Collect, "spillway_degrade_hook_missed_total"))
+			release()
+			synctest.Wait()
+			require.Len(t, *told, 1+bound)
+		})
+	})
 }

@@ -81,7 +81,7 @@ func (s *Switch) Set(o Override) error {
 	s.noteLocked(now, "%s", o.sentence())
 	s.publishLocked(now)
 	s.mu.Unlock()
-	s.tell()
+	s.hook.tell()
 	return nil
 }
 
@@ -110,7 +110,7 @@ func (s *Switch) Release(target, author string) bool {
 		s.publishLocked(now)
 	}
 	s.mu.Unlock()
-	s.tell()
+	s.hook.tell()
 	return ok
 }
 
@@ -118,7 +118,7 @@ func (s *Switch) Release(target, author string) bool {
 func (s *Switch) Overrides() []Override {
 	all, ended := s.inForce(time.Now())
 	if ended {
-		s.tell()
+		s.hook.tell()
 	}
 	return all
 }
@@ -217,7 +217,7 @@ func (s *Switch) rereadFile(now time.Time) {
 		s.publishLocked(now)
 	}
 	s.mu.Unlock()
-	s.tell()
+	s.hook.tell()
 }
 
 // readFile reads File: a JSON array of overrides. Those that have expired are

@@ -2,7 +2,6 @@ package degrade
 
 import (
 	"fmt"
-	"sync/atomic"
 	"time"
 )
 
@@ -26,8 +25,9 @@ func (s *Shedder) noteRefusal(now int64) {
 	word := s.core.word.Load()
 	c := Change{s.at(now), s.name, fmt.Sprintf("%s: began to refuse: %d of %d slots taken", s.name, word&takenMask, s.core.limit.Load())}
 	s.history.add(c.At, c.Text)
+	s.hook.note(c)
 	s.mu.Unlock()
-	s.tell(c)
+	s.hook.tell()
 }
 
 // settleLocked notes that refusing has ended, when it has: last is when one was
@@ -43,19 +43,3 @@ func (s *Shedder) settleLocked(last, now int64) {
 
 // at is the time of day at now.
 func (s *Shedder) at(now int64) time.Time { return s.epoch.Add(time.Duration(now)) }
-
-func (s *Shedder) tell(c Change) {
-	if s.cfg.OnChange != nil {
-		call(s.cfg.OnChange, c, &s.panics)
-	}
-}
-
-// call calls a hook, and counts its panics.
-func call(hook func(Change), c Change, panics *atomic.Uint64) {
-	defer func() {
-		if recover() != nil {
-			panics.Add(1)
-		}
-	}()
-	hook(c)
-}

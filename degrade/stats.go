@@ -14,6 +14,7 @@ type Stats struct {
 	Abandoned  uint64 // hung up while waiting
 	Throttled  uint64 // held back by Transport
 	HookPanics uint64
+	HookMissed uint64 // changes that OnChange was never told, since it did not return
 
 	InFlight int           // running now
 	Waiting  int           // now
@@ -30,8 +31,8 @@ func (s *Shedder) Stats() Stats {
 	t := s.counts.total()
 	st := Stats{
 		Admitted: t[outAdmitted], Queued: t[outQueued], Refused: t[outRefused],
-		Abandoned: t[outAbandoned], Throttled: s.throttled.Load(), HookPanics: s.panics.Load(),
-		Streams: int(s.streams.Load()),
+		Abandoned: t[outAbandoned], Throttled: s.throttled.Load(), HookPanics: s.hook.panics.Load(),
+		HookMissed: s.hook.missed.Load(), Streams: int(s.streams.Load()),
 	}
 	s.core.look(s.now(), &st)
 	s.mu.Lock()

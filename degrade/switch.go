@@ -82,8 +82,11 @@ type SwitchConfig struct {
 	// DryRun decides and reports, but leaves every feature on.
 	DryRun bool
 
-	// OnChange is called after each change, in order, without locks held. A
-	// panic in it is recovered and counted in SwitchStats.HookPanics.
+	// OnChange is called after each change, one at a time and in order, without
+	// locks held, by whoever caused the change, so it should not block: what
+	// comes while it does waits, and beyond 4096 changes is not told but counted
+	// in SwitchStats.HookMissed. A panic in it is recovered and counted in
+	// SwitchStats.HookPanics.
 	OnChange func(Change)
 }
 
@@ -99,9 +102,9 @@ type Switch struct {
 	epoch time.Time
 
 	now      atomic.Pointer[snapshot]
-	due      atomic.Int64 // when the pressure is looked at next, ns since epoch
-	panics   atomic.Uint64
+	due      atomic.Int64  // when the pressure is looked at next, ns since epoch
 	degraded atomic.Uint64 // answers marked
+	hook     hook
 
 	mu        sync.Mutex // protects what follows
 	features  []*Feature
@@ -112,8 +115,6 @@ type Switch struct {
 	fileSeen  fileState
 	history   history
 	changes   uint64
-	queue     []Change // to be told to OnChange
-	telling   bool
 }
 
 // snapshot is what is on at one moment. It is never changed.
@@ -187,6 +188,7 @@ func NewSwitch(cfg SwitchConfig) (*Switch, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	s.hook.call = cfg.OnChange
 	s.auto.hold, s.auto.pressure = s.jitter(cfg.LeaveAfter), math.NaN()
 	s.publishLocked(time.Now())
 	return s, nil
@@ -209,6 +211,7 @@ type SwitchStats struct {
 	Changes    uint64
 	Degraded   uint64 // answers from which something was left out
 	HookPanics uint64
+	HookMissed uint64 // changes that OnChange was never told, since it did not return
 }
 
 // Stats returns where s stands.
@@ -217,7 +220,8 @@ func (s *Switch) Stats() SwitchStats {
 	defer s.mu.Unlock()
 	return SwitchStats{
 		Level: s.now.Load().level, Automatic: s.level, Pressure: s.auto.pressure,
-		Changes: s.changes, Degraded: s.degraded.Load(), HookPanics: s.panics.Load(),
+		Changes: s.changes, Degraded: s.degraded.Load(), HookPanics: s.hook.panics.Load(),
+		HookMissed: s.hook.missed.Load(),
 	}
 }
 

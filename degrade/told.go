@@ -49,35 +49,10 @@ func (st state) String() string {
 	return "off: " + st.why
 }
 
-// noteLocked records a change; tell must be called after mu is released.
+// noteLocked records a change; hook.tell must be called after mu is released.
 func (s *Switch) noteLocked(now time.Time, format string, args ...any) {
 	c := Change{now, s.name, fmt.Sprintf(s.name+": "+format, args...)}
 	s.changes++
 	s.history.add(c.At, c.Text)
-	if s.cfg.OnChange != nil {
-		s.queue = append(s.queue, c)
-	}
-}
-
-// tell calls OnChange for what has been noted, in order: only one goroutine does.
-func (s *Switch) tell() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.telling {
-		return
-	}
-	s.telling = true
-	defer func() { s.telling = false }() // also if the hook ends its goroutine
-	for len(s.queue) > 0 {
-		c := s.queue[0]
-		s.queue = s.queue[1:]
-		s.callHook(c)
-	}
-}
-
-// callHook calls OnChange with mu released.
-func (s *Switch) callHook(c Change) {
-	s.mu.Unlock()
-	defer s.mu.Lock()
-	call(s.cfg.OnChange, c, &s.panics)
+	s.hook.note(c)
 }
