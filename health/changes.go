@@ -55,12 +55,19 @@ func (r *ring) list() []Change {
 	return out
 }
 
+// maxQueue bounds the changes that wait for a hook that does not return.
+const maxQueue = 4096
+
 // changeLocked notes a change, and queues it for OnChange if there is one. It
 // requires that h.mu be held.
 func (h *Checker) changeLocked(c Change) {
 	h.ring.add(c)
-	if h.cfg.OnChange != nil {
+	switch {
+	case h.cfg.OnChange == nil:
+	case len(h.queue) < maxQueue:
 		h.queue = append(h.queue, c)
+	default:
+		h.hookMissed.Add(1)
 	}
 }
 
@@ -76,24 +83,30 @@ func (h *Checker) deliver() {
 		return
 	}
 	h.delivering = true
-	defer func() { h.delivering = false }()
 	for len(h.queue) > 0 {
 		c := h.queue[0]
 		h.queue = h.queue[1:]
 		h.callHook(c)
 	}
+	h.delivering, h.queue = false, nil
 }
 
-// callHook calls OnChange with h.mu released.
+// callHook calls OnChange with h.mu released, and waits for it. The call has a
+// goroutine of its own: one that the hook ends must not be the loop of a check.
 func (h *Checker) callHook(c Change) {
 	h.mu.Unlock()
 	defer h.mu.Lock()
-	defer func() {
-		if recover() != nil {
-			h.hookPanics.Add(1)
-		}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer func() {
+			if recover() != nil {
+				h.hookPanics.Add(1)
+			}
+		}()
+		h.cfg.OnChange(c)
 	}()
-	h.cfg.OnChange(c)
+	<-ended
 }
 
 // Changes returns the last changes, at most 64, oldest first, as one sentence

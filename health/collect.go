@@ -187,6 +187,8 @@ func (h *Checker) Collect(emit func(name, help, kind string, value float64, labe
 		"counter", float64(h.aborted.Load()), "checker", me)
 	emit("spillway_health_hook_panics_total", "Panics in hooks of the configuration.",
 		"counter", float64(h.hookPanics.Load()), "checker", me)
+	emit("spillway_health_hook_missed_total", "Changes that OnChange was never told, because it did not return.",
+		"counter", float64(h.hookMissed.Load()), "checker", me)
 	for i := range classCount {
 		h.served.class(i).emit(emit, "spillway_http_request_duration_seconds",
 			"How long requests took, by the class of their status; canceled if the client hung up.",
@@ -222,6 +224,7 @@ type Stats struct {
 	InFlight   int64  // other than probes
 	Aborted    uint64 // requests cut off while draining
 	HookPanics uint64
+	HookMissed uint64 // changes that OnChange was never told, since it did not return
 }
 
 // Stats returns the counts so far. They are not read in one instant.
@@ -229,7 +232,7 @@ func (h *Checker) Stats() Stats {
 	rep := h.Report()
 	s := Stats{
 		Live: rep.Live, Ready: rep.Ready, Startup: rep.Startup, Phase: rep.Phase,
-		Checks: len(rep.Checks), InFlight: h.served.inflight(), Aborted: h.aborted.Load(), HookPanics: h.hookPanics.Load(),
+		Checks: len(rep.Checks), InFlight: h.served.inflight(), Aborted: h.aborted.Load(), HookPanics: h.hookPanics.Load(), HookMissed: h.hookMissed.Load(),
 	}
 	for _, r := range rep.Checks {
 		if r.Status == Pass {

@@ -111,7 +111,9 @@ type Config struct {
 	// OnChange is called after the status of a check or of a group changes
 	// and at each phase of draining, one at a time and in order, without
 	// locks held. It should not block: the check that caused the change waits
-	// for it, and draining does for a second. If it panics, that is counted
+	// for it, as does a request that Observe watches, and draining does for a
+	// second. What changes meanwhile is told after; beyond 4096 changes it is
+	// not told but counted in Stats.HookMissed. If it panics, that is counted
 	// and otherwise ignored.
 	OnChange func(Change)
 }
@@ -133,6 +135,7 @@ type Checker struct {
 	aborted     atomic.Uint64
 	servers     atomic.Int32 // calls of Serve that have not stopped
 	hookPanics  atomic.Uint64
+	hookMissed  atomic.Uint64
 	served      served
 
 	// mu protects what follows. No code of the user is called while it is

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -88,4 +89,38 @@ func TestObservingARoundTripperWithoutAnAnswerDoesNotPanic(t *testing.T) {
 	_, err := client.Get("http://b.test") //nolint:bodyclose // there is none
 	require.ErrorContains(t, err, "nil *Response")
 	require.False(t, h.Ready())
+}
+
+func TestWhatWaitsForAHookThatHangsIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		free, told := make(chan struct{}), 0
+		h := health.MustNew(health.Config{OnChange: func(health.Change) { <-free; told++ }})
+		go h.SetMaintenance(true, "") // waits for the hook
+		synctest.Wait()
+		for range 2100 {
+			h.SetMaintenance(false, "")
+			h.SetMaintenance(true, "")
+		}
+		require.Equal(t, uint64(104), h.Stats().HookMissed, "beyond 4096")
+		require.Equal(t, 104.0, value(t, h, "spillway_health_hook_missed_total"))
+		close(free)
+		synctest.Wait()
+		require.Equal(t, 1+4096, told)
+		h.SetMaintenance(false, "")
+		require.Equal(t, 1+4096+1, told, "told again")
+	})
+}
+
+func TestAHookThatEndsItsGoroutineEndsNoCheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := 0
+		h := health.MustNew(health.Config{
+			Checks:   map[string]health.Check{"db": {Probe: fail, FailEvery: time.Second, Jitter: -1}},
+			OnChange: func(health.Change) { told++; runtime.Goexit() },
+		})
+		run(t, h)
+		time.Sleep(time.Minute)
+		require.Greater(t, h.Stats().Runs, uint64(50), "once a second")
+		require.Equal(t, 2, told, "the check, and the startup that waited for its first result")
+	})
 }
