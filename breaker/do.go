@@ -73,10 +73,11 @@ func (p *permit) done(use uint64, err error) {
 	if !p.use.CompareAndSwap(use, use+1) { // done may be called twice, even at once
 		return
 	}
-	f := p.c.b.fam
-	p.c.finish(p.ctx, err)
+	c, ctx := p.c, p.ctx
 	p.c, p.ctx = call{}, nil
-	f.permits.Put(p)
+	c.b.fam.permits.Put(p)
+	defer c.abandon(ctx) // a Judge may panic
+	c.finish(ctx, err)
 }
 
 // finish ends a call that returned err.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -57,4 +58,28 @@ func TestAJudgeThatPanicsLeavesNothingOpen(t *testing.T) {
 			require.EqualValues(t, 1, b.Stats().Failed)
 		})
 	}
+}
+
+func TestAJudgeThatPanicsInDoneFreesTheProbesPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		odd := errors.New("odd")
+		b := breaker.MustNew(steady(breaker.Config{ConsecutiveFailures: 1, Judge: func(o breaker.Outcome) breaker.Verdict {
+			if o.Err == odd {
+				panic("odd outcome")
+			}
+			return breaker.DefaultJudge(o)
+		}}))
+		_ = try(b, errDown)
+		time.Sleep(5 * time.Second)
+		done, err := b.Allow(t.Context())
+		require.NoError(t, err)
+		require.PanicsWithValue(t, "odd outcome", func() { done(odd) })
+		require.EqualValues(t, 2, b.Stats().Failed)
+		require.Equal(t, breaker.Open, b.State(), "the probe has failed, at once")
+		time.Sleep(10 * time.Second)
+		done, err = b.Allow(t.Context())
+		require.NoError(t, err, "and the next may go")
+		done(nil)
+		require.EqualValues(t, 1, b.Stats().Succeeded)
+	})
 }
