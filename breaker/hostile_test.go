@@ -83,3 +83,38 @@ func TestAJudgeThatPanicsInDoneFreesTheProbesPlace(t *testing.T) {
 		require.EqualValues(t, 1, b.Stats().Succeeded)
 	})
 }
+
+// A treacherousBody panics when it is read.
+type treacherousBody struct{}
+
+func (treacherousBody) Read([]byte) (int, error) { panic("torn") }
+func (treacherousBody) Close() error             { return nil }
+
+func TestABodyThatPanicsIsAFailureEvenIfItIsClosedAfter(t *testing.T) {
+	judged := 0
+	b := breaker.MustNew(breaker.Config{Judge: func(o breaker.Outcome) breaker.Verdict { judged++; return breaker.DefaultJudge(o) }})
+	require.PanicsWithValue(t, "torn", func() {
+		resp, err := b.Transport(answer(200, treacherousBody{})).RoundTrip(get("http://a/"))
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		_, _ = io.ReadAll(resp.Body)
+	})
+	require.EqualValues(t, 1, b.Stats().Failed)
+	require.Equal(t, 1, judged, "about the header alone: a panic is a failure unasked")
+}
+
+func TestAJudgeIsToldWhoseBodyBrokeOff(t *testing.T) {
+	var told []breaker.Outcome
+	b := breaker.MustNew(breaker.Config{Judge: func(o breaker.Outcome) breaker.Verdict {
+		told = append(told, o)
+		return breaker.DefaultJudge(o)
+	}})
+	resp, err := b.Transport(answer(206, new(crackedBody), "Etag", "7")).RoundTrip(get("http://a/"))
+	require.NoError(t, err)
+	_, _ = io.ReadAll(resp.Body)
+	require.Len(t, told, 2)
+	require.Equal(t, 206, told[1].Status)
+	require.Equal(t, "7", told[1].Header.Get("Etag"))
+	require.Equal(t, io.ErrUnexpectedEOF, told[1].Err)
+	require.Equal(t, 206, b.Stats().LastFailure.Status)
+}

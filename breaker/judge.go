@@ -19,7 +19,9 @@ const (
 	Trip   // a failure that opens the circuit at once
 )
 
-// An Outcome is how a call ended.
+// An Outcome is how a call ended. A Transport asks about a response when its
+// header is there, and if that is a Success once more when its body breaks off,
+// then with Err.
 type Outcome struct {
 	// Status is the response's, or 0 if there was none.
 	Status int

@@ -86,7 +86,7 @@ func (t *transport) send(r *http.Request, c *call) (*http.Response, error) {
 		return resp, nil
 	}
 	settled = true
-	resp.Body = &body{ReadCloser: resp.Body, c: *c, r: r}
+	resp.Body = &body{ReadCloser: resp.Body, c: *c, r: r, header: resp.Header, status: int32(resp.StatusCode)}
 	return resp, nil
 }
 
@@ -102,23 +102,27 @@ func (t *transport) CloseIdleConnections() {
 // A body ends its call when it is read to the end, breaks off, or is closed.
 type body struct {
 	io.ReadCloser
-	c     call
-	r     *http.Request
-	ended atomic.Bool // Close may come while Read is running
+	c      call
+	r      *http.Request
+	header http.Header
+	status int32
+	ended  atomic.Bool // Close may come while Read is running
 }
 
-func (b *body) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		b.end(err)
-	}
+func (b *body) Read(p []byte) (n int, err error) {
+	err = errPanicked
+	defer func() {
+		if err != nil {
+			b.end(err)
+		}
+	}()
+	n, err = b.ReadCloser.Read(p)
 	return n, err
 }
 
 func (b *body) Close() error {
-	err := b.ReadCloser.Close()
-	b.end(io.EOF)
-	return err
+	defer b.end(io.EOF)
+	return b.ReadCloser.Close()
 }
 
 func (b *body) end(err error) {
@@ -126,9 +130,13 @@ func (b *body) end(err error) {
 		return
 	}
 	ctx := b.r.Context()
-	defer b.c.abandon(ctx) // a Judge may panic
+	defer b.c.abandon(ctx) // a Judge may panic, or the body did
+	if err == errPanicked {
+		return
+	}
 	if err != io.EOF {
-		b.c.finish(ctx, err)
+		v := b.c.judge(ctx, Outcome{Status: int(b.status), Header: b.header, Err: err})
+		b.c.end(v, b.c.askedBy(err))
 		return
 	}
 	v := Success
