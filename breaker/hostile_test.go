@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,4 +118,21 @@ func TestAJudgeIsToldWhoseBodyBrokeOff(t *testing.T) {
 	require.Equal(t, "7", told[1].Header.Get("Etag"))
 	require.Equal(t, io.ErrUnexpectedEOF, told[1].Err)
 	require.Equal(t, 206, b.Stats().LastFailure.Status)
+}
+
+func TestAnAnswerAfterAFlushOrHijackThatCouldNotBeIsTheOneThatCounts(t *testing.T) {
+	for name, refused := range map[string]func(*http.ResponseController) error{
+		"flush":  (*http.ResponseController).Flush,
+		"hijack": func(c *http.ResponseController) error { _, _, err := c.Hijack(); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := breaker.MustNew(breaker.Config{})
+			h := b.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				require.ErrorIs(t, refused(http.NewResponseController(w)), http.ErrNotSupported)
+				w.WriteHeader(http.StatusInternalServerError)
+			}))
+			h.ServeHTTP(struct{ http.ResponseWriter }{httptest.NewRecorder()}, get("/"))
+			require.EqualValues(t, 1, b.Stats().Failed)
+		})
+	}
 }

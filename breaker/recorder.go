@@ -2,6 +2,7 @@ package breaker
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -56,17 +57,27 @@ func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
 func (w *recorder) Flush() { _ = w.FlushError() }
 
 func (w *recorder) FlushError() error {
-	if w.status == 0 {
+	first := w.status == 0
+	if first {
 		w.header(http.StatusOK)
 	}
-	return http.NewResponseController(w.ResponseWriter).Flush()
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if first && errors.Is(err, http.ErrNotSupported) {
+		w.status = 0 // nothing was sent: what follows is the answer
+	}
+	return err
 }
 
 func (w *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if w.status == 0 {
+	first := w.status == 0
+	if first {
 		w.header(http.StatusSwitchingProtocols)
 	}
-	return http.NewResponseController(w.ResponseWriter).Hijack()
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if first && err != nil {
+		w.status = 0
+	}
+	return conn, rw, err
 }
 
 // finish ends the call after the handler has returned.
