@@ -137,15 +137,17 @@ func (b *Breaker) noteSlow(p *period, now int64) {
 func (c *call) answered() (now int64) {
 	c.timed = true
 	p := c.p
-	if p == nil || p.mark == 0 {
+	if p == nil {
 		return 0
 	}
-	now = p.fam.now()
-	c.slow = now-c.start >= p.mark
-	if c.epoch != 0 && !p.slow.flight.end(c.epoch) {
-		p.landed(now)
+	if p.mark > 0 {
+		now = p.fam.now()
+		c.slow = now-c.start >= p.mark
+		if c.epoch != 0 && !p.slow.flight.end(c.epoch) {
+			p.landed(now)
+		}
+		c.epoch = 0
 	}
-	c.epoch = 0
 	if c.probe != 0 && !c.slow {
 		c.b.probeAnswered(c)
 	}

@@ -133,17 +133,19 @@ func TestTransportMeasuresSlowToTheHeaderOrToTheEnd(t *testing.T) {
 }
 
 func TestTransportProbeThatStreamsForLongIsNotAFailure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := breaker.MustNew(steady(breaker.Config{ConsecutiveFailures: 1, Probes: 1, Key: breaker.AllTogether}))
-		_ = try(b, errDown)
-		time.Sleep(5 * time.Second)
-		resp, err := b.Transport(answer(200, io.NopCloser(strings.NewReader("x")))).RoundTrip(get("http://a/"))
-		require.NoError(t, err)
-		time.Sleep(time.Hour)
-		require.NoError(t, try(b, nil), "its header came in time: the lease's end is a success")
-		require.Equal(t, breaker.Closed, b.State())
-		_, _ = io.ReadAll(resp.Body)
-	})
+	for _, mark := range []time.Duration{0, -1} { // with a slow mark, and without
+		synctest.Test(t, func(t *testing.T) {
+			b := breaker.MustNew(steady(breaker.Config{ConsecutiveFailures: 1, Probes: 1, Key: breaker.AllTogether, SlowCall: mark}))
+			_ = try(b, errDown)
+			time.Sleep(5 * time.Second)
+			resp, err := b.Transport(answer(200, io.NopCloser(strings.NewReader("x")))).RoundTrip(get("http://a/"))
+			require.NoError(t, err)
+			time.Sleep(time.Hour)
+			require.NoError(t, try(b, nil), "its header came in time: the lease's end is a success")
+			require.Equal(t, breaker.Closed, b.State())
+			_, _ = io.ReadAll(resp.Body)
+		})
+	}
 }
 
 type closeSpy struct {
