@@ -39,7 +39,7 @@ func (k hostKey) String() string {
 }
 
 func parseKey(s string) hostKey {
-	if scheme, host, ok := strings.Cut(s, "://"); ok {
+	if scheme, host, ok := strings.Cut(s, "://"); ok && scheme != "" {
 		return hostKey{scheme, host}
 	}
 	return hostKey{host: s}
@@ -53,7 +53,7 @@ const maxKeyLen = 256
 func (k hostKey) shorten() hostKey {
 	long := k.String()
 	sum := sha256.Sum256([]byte(long))
-	return hostKey{host: strings.ToValidUTF8(long[:maxKeyLen/2], "") + "..." + hex.EncodeToString(sum[:16])}
+	return parseKey(strings.ToValidUTF8(long[:maxKeyLen/2], "") + "..." + hex.EncodeToString(sum[:16]))
 }
 
 // keyOf returns the key of a URL's host. It doesn't allocate for a URL in the

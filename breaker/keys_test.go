@@ -117,6 +117,17 @@ func TestALongKeyIsShortenedAndStillItsOwn(t *testing.T) {
 	require.NoError(t, try(b.For(b.Stats().LastFailure.Key+"x"), nil))
 	require.ErrorIs(t, try(b.For(b.Stats().LastFailure.Key), nil), breaker.ErrOpen, "as a peer announces it")
 	require.ErrorIs(t, try(b.For("http://"+strings.Repeat("x", 252)), errDown), errDown)
+
+	_ = try(b.For("http://"+long), errDown)
+	require.Contains(t, b.Stats().LastFailure.Key, "http://")
+	require.ErrorIs(t, try(b.For(b.Stats().LastFailure.Key), nil), breaker.ErrOpen, "as a peer announces it")
+}
+
+func TestAKeyIsNotTakenForAnother(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{ConsecutiveFailures: 1})
+	_ = try(b.For("://a"), errDown)
+	require.NoError(t, try(b.For("a"), nil))
+	require.Equal(t, "://a", b.Stats().LastFailure.Key)
 }
 
 func TestForcingACircuitThatWasForgottenForcesTheOneInItsPlace(t *testing.T) {
