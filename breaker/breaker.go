@@ -130,8 +130,9 @@ type Breaker struct {
 	key     string // "" for the circuit of the Breaker that New returned
 	cur     atomic.Pointer[period]
 	force   atomic.Pointer[force] // nil unless forced; written with mu held
-	retired atomic.Bool           // dropped from the table; its counts go to fam.retired
-	_       [16]byte
+	home    *shard                // nil for the Breaker that New returned
+	retired atomic.Bool           // dropped from its shard; its counts go to home.retired
+	_       [8]byte
 
 	counts [numOutcomes]atomic.Uint64
 
@@ -157,7 +158,6 @@ type family struct {
 	dryRun  atomic.Bool
 	inState [numStates]atomic.Int64
 	moves   [numStates][numStates]atomic.Uint64
-	retired [numOutcomes]atomic.Uint64
 	evicted atomic.Uint64
 	events  events
 	share   share
@@ -265,7 +265,7 @@ const (
 func (b *Breaker) count(o outcome) {
 	b.counts[o].Add(1)
 	if b.retired.Load() { // rare: a call that outlived its circuit
-		b.fam.retired[o].Add(b.counts[o].Swap(0))
+		b.home.retired[o].Add(b.counts[o].Swap(0))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -86,6 +87,8 @@ type shard struct {
 	mu  sync.Mutex // guards what follows; taken before any Breaker.mu
 	lru *simplelru.LRU[hostKey, *Breaker]
 	max int
+
+	retired [numOutcomes]atomic.Uint64 // what those it has dropped have counted; grows in one step with that
 }
 
 func newTable(maxKeys int) *table {
@@ -123,7 +126,7 @@ func (f *family) lookup(k hostKey, now int64) *Breaker {
 			f.makeRoomLocked(s)
 		}
 		k = hostKey{strings.Clone(k.scheme), strings.Clone(k.host)} // else it holds the whole URL
-		c = new(Breaker)
+		c = &Breaker{home: s}
 		c.init(f, k.String())
 		s.lru.Add(k, c)
 	}
@@ -185,9 +188,31 @@ func (f *family) all() []*Breaker {
 	return out
 }
 
-// retire moves what a circuit has counted, and its last failure, to its family. Calls that are still
-// in flight find their way there too.
+// sums returns what the circuits of all keys have counted, those dropped
+// included. None is dropped meanwhile from a shard that is being added up: else
+// its calls would count twice, or not at all, and a total would go back.
+func (t *table) sums() (sum [numOutcomes]uint64) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for _, c := range s.lru.Values() {
+			for o := range sum {
+				sum[o] += c.counts[o].Load()
+			}
+		}
+		for o := range sum {
+			sum[o] += s.retired[o].Load()
+		}
+		s.mu.Unlock()
+	}
+	return sum
+}
+
+// retire moves what a circuit has counted to its shard, and its last failure to
+// the family. The calls that are still in flight will find their way there too.
+// The shard's mu is held.
 func (b *Breaker) retire() {
+	b.moveCounts() // all of it before a call that ends now can move any
 	b.mu.Lock()
 	b.retired.Store(true)
 	b.fam.inState[b.shown].Add(-1)
@@ -203,7 +228,11 @@ func (b *Breaker) retire() {
 		}
 		root.mu.Unlock()
 	}
+	b.moveCounts()
+}
+
+func (b *Breaker) moveCounts() {
 	for o := range b.counts {
-		b.fam.retired[o].Add(b.counts[o].Swap(0))
+		b.home.retired[o].Add(b.counts[o].Swap(0))
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,6 +130,27 @@ func TestAKeyIsNotTakenForAnother(t *testing.T) {
 	_ = try(b.For("://a"), errDown)
 	require.NoError(t, try(b.For("a"), nil))
 	require.Equal(t, "://a", b.Stats().LastFailure.Key)
+}
+
+func TestTotalsNeverGoBackWhileCircuitsAreForgotten(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{MaxKeys: 50})
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer done.Store(true)
+	for range 2 {
+		wg.Go(func() {
+			for i := 0; !done.Load(); i++ {
+				times(b.For(fmt.Sprint(i%1000)), 100, nil) // every one of them takes another's place
+			}
+		})
+	}
+	last := uint64(0)
+	for range 60_000 {
+		now := b.Stats().Succeeded
+		require.GreaterOrEqual(t, now, last)
+		last = now
+	}
 }
 
 func TestForcingACircuitThatWasForgottenForcesTheOneInItsPlace(t *testing.T) {

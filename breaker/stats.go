@@ -35,13 +35,9 @@ type Stats struct {
 func (b *Breaker) Stats() Stats {
 	f := b.fam
 	var s Stats
-	var sum [numOutcomes]uint64
 	worst := Closed
 	now := f.now()
 	for c := range b.circuits() {
-		for o := range c.counts {
-			sum[o] += c.counts[o].Load()
-		}
 		c.releaseExpired(now)
 		c.mu.Lock()
 		if c.last != nil && c.last.At.After(s.LastFailure.At) {
@@ -80,12 +76,14 @@ func (b *Breaker) Stats() Stats {
 	if worst < numStates {
 		s.State = worst
 	}
+	var sum [numOutcomes]uint64
 	if b == f.root {
-		for o := range sum {
-			sum[o] += f.retired[o].Load()
-		}
+		sum = f.keys.sums()
 		s.Evicted = f.evicted.Load()
 		s.HookPanics, s.HookMissed = f.events.panics.Load(), f.events.missed.Load()
+	}
+	for o := range sum {
+		sum[o] += b.counts[o].Load()
 	}
 	s.Succeeded, s.Slow, s.Failed, s.Ignored = sum[succeeded], sum[slow], sum[failed], sum[ignored]
 	s.Refused, s.Spared, s.Opened = sum[refused], sum[spared], sum[opened]
