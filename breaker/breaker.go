@@ -227,8 +227,12 @@ func (b *Breaker) Name() string { return b.fam.cfg.Name }
 func (b *Breaker) State() State {
 	f := b.fam
 	if f.forced.Load() != 0 {
-		if fo := b.forcedNow(f.now()); fo != nil {
+		now := f.now()
+		if fo := b.forcedNow(now); fo != nil {
 			return fo.state
+		}
+		for c := range b.circuits() { // nobody may have called them since
+			c.releaseExpired(now)
 		}
 	}
 	if b != f.root {

@@ -47,6 +47,16 @@ func TestForceOpenEndsByItself(t *testing.T) {
 	})
 }
 
+func TestAForcedKeyThatNobodyCallsIsReleasedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.MustNew(breaker.Config{})
+		b.For("k").ForceOpen(time.Minute, "moving")
+		require.Equal(t, breaker.Open, b.State())
+		time.Sleep(time.Minute)
+		require.Equal(t, breaker.Closed, b.State())
+	})
+}
+
 func TestForceClosedLetsEverythingThroughAndLearnsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.MustNew(breaker.Config{Name: "mail", ConsecutiveFailures: 1})

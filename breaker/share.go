@@ -12,7 +12,8 @@ import (
 
 // A Store shares openings among the processes of a fleet. Its methods are called
 // by [Breaker.Run] alone, never in the path of a call, and with a context that
-// ends after a second. breaker/redisbreaker has one for Redis.
+// ends after a second: Run waits for them, and ends no sooner than they do.
+// breaker/redisbreaker has one for Redis.
 type Store interface {
 	// Announce makes o known until o.Until.
 	Announce(ctx context.Context, o Opening) error
