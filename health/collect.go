@@ -15,6 +15,10 @@ import (
 // kind is "counter" (its name ends in "_total"), "gauge" or "histogram" (names
 // end in "_bucket", with a label "le", "_sum" and "_count"); labels alternate
 // names and values. All samples of one name follow one another.
+//
+// It may be called by several at once. A Collect that has not returned after
+// three seconds is left out by [Metrics], [Dashboard] and [Vars], and not called
+// again by the same of them until it has.
 type Source interface {
 	Collect(emit func(name, help, kind string, value float64, labels ...string))
 }

@@ -24,14 +24,14 @@ const maxViewers = 64
 // A Page is the live page of a service: an [http.Handler]. It is safe for
 // concurrent use.
 type Page struct {
-	sources   []Source // with the process
+	sources   []*reader // with the process
 	checkers  []*Checker
 	authorize func(*http.Request) bool
 	actions   []Action
 	policy    string // Content-Security-Policy
 
-	// mu protects what follows. Sources are called while it is held, so that
-	// any number of viewers cause one gathering a second.
+	// mu protects what follows. Sources are read while it is held, so that any
+	// number of viewers cause one gathering a second.
 	mu      sync.Mutex
 	recent  []view
 	points  []point
@@ -67,9 +67,10 @@ type Action struct {
 // past. Without a Checker they begin when somebody looks.
 func Dashboard(sources ...Source) *Page {
 	p := &Page{policy: contentPolicy(dashboardHTML)}
-	p.sources = append(unique(sources), processSource{})
-	for _, s := range p.sources {
-		if h, ok := s.(*Checker); ok {
+	p.sources = readers(append(unique(sources), processSource{}))
+	for _, r := range p.sources {
+		r.words = true
+		if h, ok := r.src.(*Checker); ok {
 			p.checkers = append(p.checkers, h)
 		}
 	}
@@ -128,7 +129,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case q.Has("events"):
 		p.stream(w, r)
 	case q.Has("state"):
-		body := p.render(time.Now(), false)
+		body := p.render(false)
 		header.Set("Content-Type", "application/json")
 		header.Set("Content-Length", strconv.Itoa(len(body)))
 		if r.Method != http.MethodHead {
@@ -158,10 +159,11 @@ func (p *Page) sample(now time.Time) {
 
 // render returns the state as JSON; all who ask within half a second get the
 // same, unless it has to be fresh.
-func (p *Page) render(now time.Time, fresh bool) []byte {
+func (p *Page) render(fresh bool) []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !fresh && p.json != nil && now.Sub(p.made) < 500*time.Millisecond && now.Sub(p.made) >= 0 {
+	now := time.Now()
+	if !fresh && p.json != nil && now.Sub(p.made) < 500*time.Millisecond {
 		return p.json
 	}
 	g := gather(p.sources)
@@ -171,7 +173,7 @@ func (p *Page) render(now time.Time, fresh bool) []byte {
 	if err != nil {
 		body = []byte(`{"verdict":"fail","headline":"the state can't be shown"}`) // not reached
 	}
-	p.json, p.made = body, now
+	p.json, p.made = body, time.Now()
 	return body
 }
 
@@ -209,7 +211,7 @@ func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 		// Writers that don't know deadlines do without.
 		_ = rc.SetWriteDeadline(time.Now().Add(10 * time.Second))
 		last := h != nil && Phase(h.phase.Load()) >= Closing
-		body := p.render(time.Now(), last)
+		body := p.render(last)
 		event := make([]byte, 0, len(body)+16)
 		event = append(event, "data: "...)
 		event = append(event, body...)

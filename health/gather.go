@@ -1,6 +1,7 @@
 package health
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -46,31 +47,40 @@ type gathering struct {
 	key      []byte          // for seen
 	refused  int             // samples that can't be shown
 	panics   int             // sources that panicked
+	silent   []string        // the types of those that did not answer
+
+	// What the sources say in words.
+	conditions []condition
+	changes    []timedText
 }
 
-// gather collects from each source once.
-func gather(sources []Source) *gathering {
+// gather reads each source once.
+func gather(sources []*reader) *gathering {
 	g := &gathering{byName: map[string]*family{}, seen: map[string]bool{}}
-	for _, s := range sources {
-		g.collect(s)
+	for _, r := range sources {
+		got := r.read()
+		if got == nil {
+			g.silent = append(g.silent, fmt.Sprintf("%T", r.src))
+			continue
+		}
+		for _, e := range got.samples {
+			g.add(e)
+		}
+		if got.panicked {
+			g.panics++
+		}
+		g.conditions = append(g.conditions, got.conditions...)
+		g.changes = append(g.changes, got.changes...)
 	}
 	return g
 }
 
-func (g *gathering) collect(s Source) {
-	defer func() {
-		if recover() != nil {
-			g.panics++
-		}
-	}()
-	s.Collect(g.emit)
-}
-
-// emit is what sources call. The first source to use a name or a series has
-// it; a sample that contradicts it, such as that of a second source with the
-// same name, is refused and counted, as an exposition that holds both is not
-// valid as a whole.
-func (g *gathering) emit(name, help, kind string, value float64, labels ...string) {
+// add takes a sample. The first source to use a name or a series has it; a
+// sample that contradicts it, such as that of a second source with the same
+// name, is refused and counted, as an exposition that holds both is not valid
+// as a whole.
+func (g *gathering) add(e emitted) {
+	name, kind, labels := e.name, e.kind, e.labels
 	base := name
 	switch kind {
 	case "counter", "gauge":
@@ -86,7 +96,7 @@ func (g *gathering) emit(name, help, kind string, value float64, labels ...strin
 	}
 	f := g.byName[base]
 	if f == nil {
-		f = &family{name: base, help: help, kind: kind}
+		f = &family{name: base, help: e.help, kind: kind}
 		g.byName[base] = f
 		g.families = append(g.families, f)
 	}
@@ -96,7 +106,7 @@ func (g *gathering) emit(name, help, kind string, value float64, labels ...strin
 		return
 	}
 	g.seen[string(g.key)] = true
-	f.samples = append(f.samples, sample{name, slices.Clone(labels), value})
+	f.samples = append(f.samples, sample{name, labels, e.value})
 }
 
 // histogramName is the name of the family of a histogram's sample, or "".

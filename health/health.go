@@ -51,7 +51,7 @@
 // request costs one small allocation and two readings of the clock (go test
 // -bench . ./health). While Run or Serve run there is one goroutine per check,
 // and one per call in flight. [Metrics] and [Dashboard] read their sources when
-// somebody looks.
+// somebody looks, each in a goroutine that ends with the reading.
 //
 // # How it fails
 //
@@ -59,7 +59,8 @@
 // until it has returned, so it costs one goroutine. A hook that panics is counted
 // and otherwise ignored; one that hangs while draining is left behind after its
 // time. A second signal ends draining at once, with [ErrForced]. A [Source] that
-// panics loses its own lines of a page, and no others.
+// panics loses its own lines of a page, and no others; so does one that does not
+// answer within three seconds, which costs a goroutine until it does.
 //
 // # What it does not do
 //

@@ -27,15 +27,16 @@ const (
 // as two of one type and one Name do, the first has it, and
 // spillway_scrape_refused_samples says how many were left out.
 func Metrics(sources ...Source) http.Handler {
-	sources = append(unique(sources), processSource{})
+	all := readers(append(unique(sources), processSource{}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !getOrHead(w, r) {
 			return
 		}
-		g := gather(sources)
-		g.emit("spillway_scrape_refused_samples", "Samples left out of this answer: not valid, or of a series that another source has.",
-			"gauge", float64(g.refused))
-		g.emit("spillway_scrape_panics", "Sources that panicked during this answer.", "gauge", float64(g.panics))
+		g := gather(all)
+		about := func(name, help string, n int) { g.add(emitted{name, help, "gauge", float64(n), nil}) }
+		about("spillway_scrape_refused_samples", "Samples left out of this answer: not valid, or of a series that another source has.", g.refused)
+		about("spillway_scrape_panics", "Sources that panicked during this answer.", g.panics)
+		about("spillway_scrape_timeouts", "Sources left out of this answer because they did not answer in time.", len(g.silent))
 		open := prefersOpenMetrics(r.Header.Values("Accept"))
 		body := g.text(open)
 		header := w.Header()
@@ -183,9 +184,9 @@ func appendValue(b []byte, v float64) []byte {
 // Its String method, all that expvar asks for, reads the sources. This package
 // does not import expvar, which would register /debug/vars on
 // [http.DefaultServeMux].
-func Vars(sources ...Source) fmt.Stringer { return vars(unique(sources)) }
+func Vars(sources ...Source) fmt.Stringer { return vars(readers(unique(sources))) }
 
-type vars []Source
+type vars []*reader
 
 func (v vars) String() string {
 	out := map[string]any{}

@@ -85,29 +85,13 @@ func (p *Page) state(g *gathering, now time.Time) *pageState {
 		Conditions: []condition{}, Checks: []checkRow{}, Timeline: []event{},
 	}
 	p.fromCheckers(s, now)
-	type timed struct {
-		at   time.Time
-		text string
+	s.Conditions = append(s.Conditions, g.conditions...)
+	for _, name := range g.silent {
+		s.Conditions = append(s.Conditions, condition{name, "does not answer: what it has to show is missing"})
 	}
-	var events []timed
-	for _, src := range p.sources {
-		safely(func() {
-			if c, ok := src.(conditioner); ok {
-				for subject, text := range c.Conditions() {
-					s.Conditions = append(s.Conditions, condition{subject, text})
-				}
-			}
-		})
-		safely(func() {
-			if c, ok := src.(changer); ok {
-				for at, text := range c.Changes() {
-					events = append(events, timed{at, text})
-				}
-			}
-		})
-	}
+	events := slices.Clone(g.changes)
 	slices.Reverse(events) // what came later in one instant is shown above
-	slices.SortStableFunc(events, func(a, b timed) int { return b.at.Compare(a.at) })
+	slices.SortStableFunc(events, func(a, b timedText) int { return b.at.Compare(a.at) })
 	for _, e := range events[:min(len(events), 100)] {
 		s.Timeline = append(s.Timeline, event{timestamp(e.at), e.text})
 	}
@@ -126,12 +110,6 @@ func (p *Page) state(g *gathering, now time.Time) *pageState {
 		}
 	}
 	return s
-}
-
-// safely keeps a source that panics from taking the page with it.
-func safely(f func()) {
-	defer func() { _ = recover() }()
-	f()
 }
 
 // fromCheckers fills in what only a Checker knows.
