@@ -35,7 +35,24 @@ type fillEnd struct {
 
 func (c *fillContext) Done() <-chan struct{} { return c.end().ctx.Done() }
 
-func (c *fillContext) Err() error { return c.end().ctx.Err() }
+func (c *fillContext) Err() error {
+	if c.asked.Load() == nil && c.goesOn() {
+		return nil
+	}
+	return c.end().ctx.Err()
+}
+
+// goesOn reports whether there is nothing yet that could have ended c. Many ask
+// once, when their work is done, and need nobody to wait for the end.
+func (c *fillContext) goesOn() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause != nil || c.f.client != nil && c.f.client.Err() != nil {
+		return false
+	}
+	d := c.f.c.fillTimeout
+	return d <= 0 || c.begun || c.f.c.now()-c.f.started < d
+}
 
 // A flightKey is the key of the flight in the context of its call.
 type flightKey struct{}

@@ -164,3 +164,21 @@ func TestARefreshThatAHEADRequestBeganAsksForTheBody(t *testing.T) {
 		require.Equal(t, "version 2", get(h, page).Body.String())
 	})
 }
+
+func TestAHandlerThatAsksOnceWhetherItsClientIsStillThereCostsNoMore(t *testing.T) {
+	allocs := func(look func(context.Context)) float64 {
+		h := cache.MustNew(cache.Config{}).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			look(r.Context())
+			w.Header()["Cache-Control"] = []string{"max-age=60"}
+		}))
+		r, n := httptest.NewRequest("GET", page, nil), 0
+		return testing.AllocsPerRun(1000, func() {
+			n++
+			r.URL.RawQuery = fmt.Sprintf("n=%06d", n)
+			h.ServeHTTP(httptest.NewRecorder(), r)
+		})
+	}
+	without := allocs(func(context.Context) {})
+	require.InDelta(t, without, allocs(func(ctx context.Context) { _ = ctx.Err() }), 1)
+	require.Greater(t, allocs(func(ctx context.Context) { ctx.Done() }), without+1, "who waits for the end needs somebody to watch")
+}
