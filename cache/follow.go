@@ -15,9 +15,8 @@ func (h *handler) follow(w http.ResponseWriter, r *http.Request, l *lookup, f *f
 	defer f.leave()
 	e, err := f.await(r.Context())
 	switch {
-	case err == errFillTimeout:
-		gatewayTimeout(w, "the answer takes too long")
-		c.done(r, f.hash, Failed, reasonTimeout)
+	case err == errFillTimeout, err != nil && outOfTime(r):
+		h.tooLate(w, r, f)
 		return true
 	case err != nil:
 		c.done(r, f.hash, Failed, reasonClientGone)
@@ -63,12 +62,15 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, f *flight, rd *
 			}
 			c.done(r, f.hash, Collapsed, reasonNone)
 			return true
-		case r.Context().Err() != nil:
+		case r.Context().Err() == context.Canceled:
 			c.done(r, f.hash, Failed, reasonClientGone)
+			return true
+		case err != nil && !started && outOfTime(r):
+			h.tooLate(w, r, f)
 			return true
 		case err != nil && !started:
 			return false
-		case err != nil:
+		case err != nil: // or else what was sent would count as whole
 			c.done(r, f.hash, Failed, reasonAborted)
 			panic(http.ErrAbortHandler)
 		}
@@ -82,6 +84,17 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, f *flight, rd *
 			return true
 		}
 	}
+}
+
+// outOfTime reports whether a deadline that a layer around the cache has set is
+// past. Then the client is still there, and must not take what it gets for an
+// answer.
+func outOfTime(r *http.Request) bool { return r.Context().Err() == context.DeadlineExceeded }
+
+// tooLate answers a client that has waited for f for too long.
+func (h *handler) tooLate(w http.ResponseWriter, r *http.Request, f *flight) {
+	gatewayTimeout(w, "the answer takes too long")
+	h.c.done(r, f.hash, Failed, reasonTimeout)
 }
 
 // wait waits for the header of f's response. The handler may be deaf to its

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"net/http"
 )
 
@@ -35,7 +36,9 @@ func (rec *recorder) send(wait bool) {
 				return
 			}
 		}
-		p, err := rec.rd.next(rec.r.Context())
+		// Not until the client's context ends: the handler has the last word on
+		// what is sent, and who has hung up takes no more of it.
+		p, err := rec.rd.next(context.Background())
 		if err == errStalled {
 			panic(http.ErrAbortHandler) // or else what was sent would count as whole
 		}
