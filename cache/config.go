@@ -106,8 +106,11 @@ type Config struct {
 	// Store is a second tier, which processes share. It is read when memory
 	// has nothing, and written in the background. Nil means none. Every call
 	// ends after StoreTimeout (default 50 ms); a store that fails is left
-	// alone for seconds at a time. StorePrefix begins all keys in it; default
-	// "spillway:cache:", Name and a colon.
+	// alone for seconds at a time, and then tried with one call. StorePrefix
+	// begins all keys in it; default "spillway:cache:", Name and a colon. What
+	// was purged is told by the time of day: the clocks of the processes should
+	// agree to a second, and one that is set back may let others take from the
+	// store what it has put there before.
 	Store        Store
 	StoreTimeout time.Duration
 	StorePrefix  string

@@ -217,7 +217,7 @@ func (c *Cache) decodeEntry(b []byte) (*entry, error) {
 	e.age0, e.life = time.Duration(r.int()), time.Duration(r.int())
 	e.swr, e.sie = time.Duration(r.int()), time.Duration(r.int())
 	e.size = r.int()
-	if r.bad || e.size != int64(len(r.b)) || len(e.key) < 2 || e.status < 200 || e.status > 999 ||
+	if r.bad || e.size != int64(len(r.b)) || e.size > c.maxBody || len(e.key) < 2 || e.status < 200 || e.status > 999 ||
 		requested.IsZero() || received.IsZero() || e.age0 < 0 || e.life < 0 || e.part && (e.start < 0 || e.total >= 0 && e.start+e.size > e.total) {
 		return nil, errEncoding
 	}

@@ -53,8 +53,9 @@ type Loader[K comparable, V any] struct {
 	running sync.WaitGroup // goroutines
 
 	keys     loaderKeys[K]
-	tier     *loaderTier // nil without a Store
-	id       string      // of this process, in messages
+	tier     *loaderTier  // nil without a Store
+	id       string       // of this process, in messages
+	ahead    atomic.Int64 // the largest that wall has been
 	gatherer loaderGatherer[K, V]
 
 	counts loaderCounts

@@ -68,7 +68,12 @@ const (
 )
 
 // wall is what to add to a time of the Loader to get Unix time.
-func (l *Loader[K, V]) wall() int64 { return time.Now().UnixNano() - l.now() }
+func (l *Loader[K, V]) wall() int64 {
+	wall := time.Now().UnixNano() - l.now()
+	for last := l.ahead.Load(); wall > last && !l.ahead.CompareAndSwap(last, wall); last = l.ahead.Load() {
+	}
+	return wall
+}
 
 func (l *Loader[K, V]) pack(e *loaderEntry[K, V]) (data []byte, err error) {
 	defer func() {

@@ -121,7 +121,8 @@ type LoaderConfig[K comparable, V any] struct {
 	// left alone, for a second at first and then for up to two between tries of
 	// one call each, and the Loader goes on without it; a call that pays no heed
 	// to its deadline may keep a goroutine for longer. The clocks of the
-	// processes should agree to a second.
+	// processes should agree to a second: when one is set back, what it has put
+	// into the Store before may outlive the tags that the others delete.
 	Store Store
 
 	// StoreTimeout bounds each call of the Store. Default 250 ms.

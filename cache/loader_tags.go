@@ -72,9 +72,12 @@ func (l *Loader[K, V]) tagKey(tag string) string { return l.cfg.Name + "#" + tag
 
 // markTag notes in the Store that tag is deleted as of now.
 func (l *Loader[K, V]) markTag(ctx context.Context, tag string) error {
-	now := binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano()))
+	// A clock that was set back must not make this older than what was stored
+	// before.
+	at := l.now() + max(l.wall(), l.ahead.Load())
+	mark := binary.BigEndian.AppendUint64(nil, uint64(at))
 	return l.tier.do(ctx, func(ctx context.Context) error {
-		return l.tier.store.Set(ctx, l.tagKey(tag), now, 2*loaderStoreMaxTTL)
+		return l.tier.store.Set(ctx, l.tagKey(tag), mark, 2*loaderStoreMaxTTL)
 	})
 }
 

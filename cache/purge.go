@@ -53,8 +53,9 @@ func (t Target) String() string {
 // fetched while Purge runs is not stored: once Purge has returned, no request
 // gets what it has named. Config.Store is told as well, where Prefix counts as
 // All, since a store can't tell which of its keys begin alike: name URLs or
-// tags where that costs too much. An error says that it may still hold what was
-// purged. The memory of other processes is not reached: purge there too.
+// tags where that costs too much. An error says that the store may still hold what
+// was purged, and that other processes may take it from there. Their memory is
+// not reached: purge there too.
 func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 	var errs []error
 	for _, t := range targets {

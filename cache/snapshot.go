@@ -42,8 +42,8 @@ func (c *Cache) Snapshot(w io.Writer) error {
 }
 
 // Restore adds the responses of a snapshot, as old as they are by now. Those
-// that are damaged or of another version are left out. What is stored already
-// stays.
+// that are damaged, of another version or larger than Config.MaxBodyBytes are
+// left out. What is stored already stays.
 func (c *Cache) Restore(r io.Reader) error {
 	br := bufio.NewReader(r)
 	magic := make([]byte, len(snapshotMagic))

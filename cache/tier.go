@@ -46,17 +46,20 @@ type tier struct {
 	prefix  string
 
 	failed atomic.Int32 // calls in a row that failed
-	until  atomic.Int64 // left alone until then
+	until  atomic.Int64 // left alone until then; 0 while it answers
+	lost   atomic.Int64 // when the last purge was that it was not told of
 }
 
 // errStoreDown says that the store is left alone because it has failed.
 var errStoreDown = errors.New("cache: the store is not asked, it has failed too often")
 
-// call runs f with the store's deadline, on a goroutine of its own if the
-// store may not heed it: a request waits no longer than that.
+// call runs f with the store's deadline, on a goroutine of its own, because the
+// store may not heed it: a request waits no longer than that. When the store has
+// been left alone for long enough, one call finds out whether it is back.
 func (t *tier) call(ctx context.Context, f func(context.Context) error) error {
 	now := t.c.now()
-	if until := time.Duration(t.until.Load()); now < until {
+	until := t.until.Load()
+	if int64(now) < until || until != 0 && !t.until.CompareAndSwap(until, int64(now+breakFor)) {
 		return errStoreDown
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)
@@ -92,9 +95,11 @@ func (t *tier) judge(err error, now time.Duration) {
 	switch {
 	case err == nil:
 		if t.failed.Swap(0) >= breakAfter {
+			t.until.Store(0)
 			t.c.changed("the store answers again")
 		}
-	case errors.Is(err, context.Canceled): // the client's doing
+	case errors.Is(err, context.Canceled): // the client's doing: let the next one find out
+		t.until.CompareAndSwap(int64(now+breakFor), int64(now))
 	default:
 		if t.failed.Add(1) == breakAfter {
 			t.c.changed("the store failed " + strconv.Itoa(breakAfter) + " times in a row: " + err.Error())
@@ -105,17 +110,24 @@ func (t *tier) judge(err error, now time.Duration) {
 	}
 }
 
-func (t *tier) get(ctx context.Context, key string) (value []byte) {
-	var out []byte
-	err := t.call(ctx, func(ctx context.Context) error {
-		v, err := t.store.Get(ctx, key)
-		out = v
+// get returns the value of key, nil if there is none. An error says that this
+// is not known.
+func (t *tier) get(ctx context.Context, key string) ([]byte, error) {
+	var value []byte
+	err := t.call(ctx, func(ctx context.Context) (err error) {
+		value, err = t.store.Get(ctx, key)
 		return err
 	})
 	if err != nil {
-		return nil
+		return nil, err // a call that is left behind may still set value
 	}
-	return out
+	return value, nil
+}
+
+// index returns the sets of names that the store has answers to key for.
+func (t *tier) index(ctx context.Context, key string) [][]string {
+	value, _ := t.get(ctx, t.name("i", key))
+	return decodeIndex(value)
 }
 
 // name returns the key in the store for something of a kind.
@@ -142,8 +154,8 @@ func (t *tier) entryName(key string, names []string, h http.Header) string {
 
 // find returns the entry of the store that answers a request with header h.
 func (t *tier) find(ctx context.Context, key string, hash uint64, h http.Header) *entry {
-	for _, names := range decodeIndex(t.get(ctx, t.name("i", key))) {
-		value := t.get(ctx, t.entryName(key, names, h))
+	for _, names := range t.index(ctx, key) {
+		value, _ := t.get(ctx, t.entryName(key, names, h))
 		if value == nil {
 			continue
 		}
@@ -158,20 +170,27 @@ func (t *tier) find(ctx context.Context, key string, hash uint64, h http.Header)
 }
 
 // purged reports whether a purge that any process has made is later than the
-// request that e came from.
+// request that e came from. If the store can't say, it was; and a purge that
+// the store was not told of counts for all that it has from before.
 func (t *tier) purged(ctx context.Context, e *entry) bool {
+	if lost := time.Duration(t.lost.Load()); lost != 0 && e.requested <= lost+clockSkew {
+		return true
+	}
 	asked := t.c.wall(e.requested).UnixMilli()
 	marks := []string{t.name("p", "all"), t.name("p", "url", keyURL(e.key))}
 	for _, tag := range e.tags {
 		marks = append(marks, t.name("p", "tag", tag))
 	}
 	for _, mark := range marks {
-		value := t.get(ctx, mark)
+		value, err := t.get(ctx, mark)
+		if err != nil {
+			return true
+		}
 		if at, err := strconv.ParseInt(string(value), 10, 64); err == nil && at+clockSkew.Milliseconds() >= asked {
 			return true
 		}
 	}
-	return t.failed.Load() > 0 // whether it was purged we can't tell
+	return false
 }
 
 // set writes e to the store, in the background.
@@ -194,7 +213,7 @@ func (t *tier) set(e *entry, h http.Header) {
 		if t.call(ctx, func(ctx context.Context) error { return t.store.Set(ctx, at, value, ttl) }) != nil {
 			return
 		}
-		index := decodeIndex(t.get(ctx, t.name("i", e.key)))
+		index := t.index(ctx, e.key)
 		if !slices.ContainsFunc(index, func(n []string) bool { return slices.Equal(n, names) }) {
 			index = append([][]string{names}, index[:min(len(index), maxTierVariants-1)]...)
 		}
@@ -209,9 +228,18 @@ func (t *tier) set(e *entry, h http.Header) {
 
 // mark tells all processes that what kind and value name was purged now.
 func (t *tier) mark(ctx context.Context, parts ...string) error {
-	at := []byte(strconv.FormatInt(time.Now().UnixMilli(), 10))
+	now := t.c.now()
+	// If the clock was set back since we began, ours is ahead of it; if it was
+	// set forward, behind. A purge that seems too late costs a few hits, one that
+	// seems too early loses to what it is about.
+	wall := max(time.Now().UnixMilli(), t.c.wall(now).UnixMilli())
+	at := strconv.AppendInt(nil, wall, 10)
 	name := t.name("p", parts...)
-	return t.call(ctx, func(ctx context.Context) error { return t.store.Set(ctx, name, at, markTTL) })
+	err := t.call(ctx, func(ctx context.Context) error { return t.store.Set(ctx, name, at, markTTL) })
+	if err != nil {
+		t.lost.Store(int64(now))
+	}
+	return err
 }
 
 // fromTier answers a flight from the store, if that has something fresh. What
