@@ -106,21 +106,20 @@ func (h *Checker) Collect(emit func(name, help, kind string, value float64, labe
 	rep := h.Report()
 	me := h.cfg.Name
 	h.mu.Lock()
-	checks := slices.Clone(h.checks)
 	type counts struct {
+		*check
 		runs    [outcomeCount]uint64
 		changes uint64
 	}
-	all := make([]counts, len(checks))
-	for i, c := range checks {
-		all[i] = counts{c.runs, c.changes}
+	checks := make([]counts, 0, len(h.checks))
+	for _, c := range h.checks {
+		// One that was registered in between is left for the next time.
+		if _, ok := slices.BinarySearchFunc(rep.Checks, c.name, Result.compare); ok {
+			checks = append(checks, counts{c, c.runs, c.changes})
+		}
 	}
 	groups := h.groups
 	h.mu.Unlock()
-	// A check that was registered in between is left for the next time.
-	checks = slices.DeleteFunc(checks, func(c *check) bool {
-		return !slices.ContainsFunc(rep.Checks, func(r Result) bool { return r.Name == c.name })
-	})
 
 	for _, r := range rep.Checks {
 		emit("spillway_health_check_up", "Whether the check passes or warns (1), or fails or is unknown (0).",
@@ -132,15 +131,15 @@ func (h *Checker) Collect(emit func(name, help, kind string, value float64, labe
 				"gauge", one(r.Status == s), "checker", me, "check", r.Name, "status", s.String())
 		}
 	}
-	for i, c := range checks {
-		for o, n := range all[i].runs {
+	for _, c := range checks {
+		for o, n := range c.runs {
 			emit("spillway_health_check_runs_total", "Runs of the check by their result.",
 				"counter", float64(n), "checker", me, "check", c.name, "result", outcomeNames[o])
 		}
 	}
-	for i, c := range checks {
+	for _, c := range checks {
 		emit("spillway_health_check_changes_total", "Changes of the status of the check.",
-			"counter", float64(all[i].changes), "checker", me, "check", c.name)
+			"counter", float64(c.changes), "checker", me, "check", c.name)
 	}
 	for _, r := range rep.Checks {
 		emit("spillway_health_check_last_run_timestamp_seconds", "When a run of the check last ended in time, 0 if never.",

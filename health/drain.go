@@ -288,7 +288,7 @@ func (h *Checker) close(srv *http.Server, force <-chan struct{}) error {
 		return err
 	}
 	n, waited := h.served.inflight(), time.Since(start)
-	h.aborted.Add(uint64(max(0, n)))
+	h.cutOff(n)
 	srv.Close()
 	select {
 	case <-force:
@@ -303,6 +303,16 @@ func (h *Checker) close(srv *http.Server, force <-chan struct{}) error {
 		return nil // connections without a request: nothing is lost
 	}
 	return fmt.Errorf("health: %d requests still ran %v after the listener closed and were cut off", n, waited.Round(time.Millisecond))
+}
+
+// cutOff counts n requests that are cut off. Several servers give up at the same
+// time, and each finds the requests of all.
+func (h *Checker) cutOff(n int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if known := h.aborted.Load(); n > int64(known) {
+		h.aborted.Store(uint64(n))
+	}
 }
 
 // waitIdle waits until no request is in flight and reports whether that came
@@ -355,12 +365,18 @@ func (h *Checker) stop(force <-chan struct{}) error {
 	return errors.New("health: Config.Drain.Hooks did not end in time")
 }
 
-func runHook(ctx context.Context, hook func(context.Context) error) (err error) {
-	err = errors.New("ended its goroutine")
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
-		}
+// runHook calls one hook, in a goroutine of its own, which it may end.
+func runHook(ctx context.Context, hook func(context.Context) error) error {
+	ended := make(chan error)
+	go func() {
+		err := errors.New("ended its goroutine")
+		defer func() {
+			if v := recover(); v != nil {
+				err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+			}
+			ended <- err
+		}()
+		err = hook(ctx)
 	}()
-	return hook(ctx)
+	return <-ended
 }

@@ -174,10 +174,12 @@ func (h *Checker) serve(w http.ResponseWriter, r *http.Request, next http.Handle
 		}
 		class := classOf(int(sw.status))
 		switch {
+		case r.Context().Err() == context.Canceled:
+			// The client is gone: neither good nor bad, also where a handler that
+			// can't write any more panics, as reverse proxies do.
+			class = classCanceled
 		case !returned:
 			class = class5xx // a panic, which goes on up
-		case r.Context().Err() == context.Canceled:
-			class = classCanceled // the client is gone: neither good nor bad
 		}
 		if !sw.stream {
 			st.requests[class].observe(time.Duration(h.now() - start))

@@ -3,9 +3,12 @@ package health_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"runtime"
 	"sync"
 	"testing"
@@ -123,4 +126,109 @@ func TestAHookThatEndsItsGoroutineEndsNoCheck(t *testing.T) {
 		require.Greater(t, h.Stats().Runs, uint64(50), "once a second")
 		require.Equal(t, 2, told, "the check, and the startup that waited for its first result")
 	})
+}
+
+func TestAHookOfTheDrainThatEndsItsGoroutineIsReportedAndTheNextOneRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ran := false
+		h := health.MustNew(health.Config{Drain: health.Drain{Delay: -1, Hooks: []func(context.Context) error{
+			func(context.Context) error { runtime.Goexit(); return nil },
+			func(context.Context) error { ran = true; return nil },
+		}}})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		start := time.Now()
+		err := h.Serve(ctx, &http.Server{}, newSilent())
+		require.EqualError(t, err, "health: Config.Drain.Hooks[0]: ended its goroutine")
+		require.Zero(t, time.Since(start), "without waiting for HookTimeout")
+		require.True(t, ran)
+	})
+}
+
+func TestARequestThatSeveralServersCutOffCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := health.MustNew(health.Config{Drain: health.Drain{Delay: -1, Timeout: time.Second}})
+		release := make(chan struct{})
+		handler := h.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+		go get(handler, "/")
+		ctx, cancel := context.WithCancel(t.Context())
+		var servers sync.WaitGroup
+		for range 2 { // such as one for the public and one for operators
+			servers.Go(func() {
+				err := h.Serve(ctx, &http.Server{Handler: handler}, newSilent())
+				require.EqualError(t, err, "health: 1 requests still ran 1s after the listener closed and were cut off")
+			})
+		}
+		synctest.Wait()
+		cancel()
+		servers.Wait()
+		require.Equal(t, uint64(1), h.Stats().Aborted)
+		close(release)
+	})
+}
+
+// The proxy finds that its client is gone when it can't write any more, and panics
+// with http.ErrAbortHandler.
+func TestAClientThatLeavesAProxyInTheMiddleIsNoFailure(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for {
+			if _, err := w.Write(make([]byte, 1<<16)); err != nil {
+				return
+			}
+		}
+	}))
+	defer backend.Close()
+	target, err := url.Parse(backend.URL)
+	require.NoError(t, err)
+	h := health.MustNew(health.Config{})
+	front := h.Handler(httputil.NewSingleHostReverseProxy(target))
+	panicked := make(chan any)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() { panicked <- recover() }()
+		front.ServeHTTP(w, r)
+	}))
+	defer proxy.Close()
+
+	resp, err := http.Get(proxy.URL)
+	require.NoError(t, err)
+	_, err = io.ReadFull(resp.Body, make([]byte, 1000))
+	require.NoError(t, err)
+	resp.Body.Close() // which closes the connection, since there is more to come
+	require.Equal(t, http.ErrAbortHandler, <-panicked)
+	require.Equal(t, 1.0, value(t, h, "spillway_http_request_duration_seconds_count", "code", "canceled"))
+	require.Zero(t, value(t, h, "spillway_http_request_duration_seconds_count", "code", "5xx"))
+}
+
+func TestTheNumbersOfACheckStayItsOwnWhileOthersComeAndGo(t *testing.T) {
+	h := health.MustNew(health.Config{Checks: map[string]health.Check{"it": {Probe: pass}}})
+	rt := h.Observe("it", roundTripper(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+	}))
+	_, err := rt.RoundTrip(httptest.NewRequest("GET", "http://x/", nil))
+	require.NoError(t, err)
+
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	for _, name := range []string{"a", "b", "c", "d"} { // before it in the order
+		others.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = h.Register(name, health.Check{Probe: pass})
+					h.Unregister(name)
+				}
+			}
+		})
+	}
+	wrong := 0
+	for range 2000 {
+		if value(t, h, "spillway_health_check_runs_total", "check", "it") != 1 {
+			wrong++
+		}
+	}
+	close(stop)
+	others.Wait()
+	require.Zero(t, wrong, "of 2000 scrapes")
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -40,6 +41,8 @@ type Result struct {
 
 	counts [groupCount]Status // what Status means for each group
 }
+
+func (r Result) compare(name string) int { return strings.Compare(r.Name, name) }
 
 // Report returns what the Checker knows.
 func (h *Checker) Report() Report {
