@@ -92,6 +92,7 @@ type Balancer struct {
 	hedged      atomic.Uint64
 	overBudget  atomic.Uint64
 	hookPanics  atomic.Uint64
+	hookMissed  atomic.Uint64
 	probes      [2]atomic.Uint64 // failed, passed
 	probeTime   histogram
 
@@ -102,8 +103,8 @@ type Balancer struct {
 	log         changeLog
 	discoverErr string
 
-	tellMu  sync.Mutex // protects what follows
-	untold  []Change
+	tellMu  sync.Mutex // protects what follows; taken after mu
+	untold  []Change   // at most maxUntold
 	telling bool
 }
 

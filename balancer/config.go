@@ -121,7 +121,10 @@ type Config struct {
 	Fallback http.Handler
 
 	// OnChange is called after a backend's state has changed, in order, one
-	// call at a time, and without locks held.
+	// call at a time, and without locks held. It runs in the goroutine that
+	// found the change out, often a request's, so it should be quick. A panic
+	// is counted. Changes wait while it runs; when 4096 do, more are counted
+	// and not told.
 	OnChange func(Change)
 
 	// Now and Rand replace the clock and the source of random bits. They are

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -82,6 +83,56 @@ func TestAHookThatEndsItsGoroutineHarmsNobody(t *testing.T) {
 		<-done
 	}
 	require.EqualValues(t, 2, calls.Load())
+}
+
+func TestAHookThatDoesNotReturnKeepsAndHoldsUpLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const changes, kept = 5000, 4096
+		list, returns := newLab().hosts(2), make(chan struct{})
+		var told atomic.Int32
+		b := must(t, balancer.Config{Backends: list, SlowStart: -1, OnChange: func(balancer.Change) {
+			if told.Add(1) == 1 {
+				<-returns
+			}
+		}})
+		for i := range changes {
+			next := slices.Clone(list)
+			next[0].Drain = i%2 == 0
+			go func() { _ = b.SetBackends(next...) }()
+			synctest.Wait()
+		}
+		require.EqualValues(t, 1, told.Load())
+		require.EqualValues(t, changes-1-kept, b.Stats().HookMissed)
+		close(returns)
+		synctest.Wait()
+		require.EqualValues(t, 1+kept, told.Load())
+	})
+}
+
+func TestWhileAHookRunsBackendsComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab()
+		returns := make(chan struct{})
+		b := must(t, balancer.Config{Backends: l.hosts(5), Policy: balancer.RoundRobin(), SlowStart: -1, OnChange: func(c balancer.Change) {
+			if c.To == balancer.Probation {
+				<-returns
+			}
+		}})
+		defer close(returns)
+		rt := b.Transport(l)
+		l.set("b0", 500)
+		send(rt, 100, time.Second)
+		time.Sleep(7 * time.Second)
+		go do(rt, http.MethodGet)
+		synctest.Wait() // the hook has been told of b0's probation
+
+		l.set("b1", 500)
+		send(rt, 100, time.Second)
+		require.Equal(t, balancer.Ejected, state(b, 1))
+		l.set("b1", 200)
+		send(rt, 1000, 20*time.Second)
+		require.Equal(t, balancer.Ready, state(b, 1))
+	})
 }
 
 func TestAPanicInRetryWhenGivesTheRequestBack(t *testing.T) {

@@ -88,19 +88,3 @@ func (e *Endpoint) settle(now, slowStart time.Duration) (State, string) {
 	}
 	return Ready, ""
 }
-
-// A Change is a backend's change of state.
-type Change struct {
-	At       time.Time
-	Backend  Backend
-	From, To State
-	Why      string // "5 failures in a row"; empty when all is well
-}
-
-// String returns the change as one sentence without its time.
-func (c Change) String() string {
-	if c.Why == "" {
-		return fmt.Sprintf("%s: %s, was %s", c.Backend.ID, c.To, c.From)
-	}
-	return fmt.Sprintf("%s: %s, was %s: %s", c.Backend.ID, c.To, c.From, c.Why)
-}

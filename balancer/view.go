@@ -104,14 +104,19 @@ func (b *Balancer) rebuild(now time.Duration, force bool) {
 // another goroutine is at it, the old view is good for one more request.
 func (b *Balancer) wakeUp(now time.Duration) *view {
 	if b.waking.CompareAndSwap(false, true) {
-		defer b.waking.Store(false)
-		b.recheckOutside(now)
-		b.mu.Lock()
-		b.rebuild(now, false)
-		b.mu.Unlock()
-		b.tell()
+		b.doDue(now)
+		b.tell() // a hook that takes its time keeps nobody else from waking
 	}
 	return b.view.Load()
+}
+
+// doDue is called with b.waking set, and clears it.
+func (b *Balancer) doDue(now time.Duration) {
+	defer b.waking.Store(false)
+	b.recheckOutside(now)
+	b.mu.Lock()
+	b.rebuild(now, false)
+	b.mu.Unlock()
 }
 
 // group divides the draws among the tiers, and within each tier by zone.
