@@ -235,30 +235,31 @@ const drainFor = 10 * time.Second
 func (b *Balancer) leaveOut(e *Endpoint, now time.Duration) {
 	b.mu.Lock()
 	if !e.outsideDown {
-		e.outsideDown = true
+		e.outsideDown, e.outsideAt = true, now+time.Second
 		b.rebuild(now, false)
 	}
 	b.mu.Unlock()
 	b.tell()
 }
 
-// recheckOutside asks Config.Healthy about those that it has said no to.
+// recheckOutside asks Config.Healthy again about those that it has said no to.
 // It is called without locks: Healthy may call the Balancer.
 func (b *Balancer) recheckOutside(now time.Duration) {
 	if b.cfg.Healthy == nil {
 		return
 	}
 	b.mu.Lock()
-	var down []*Endpoint
+	var due []*Endpoint
 	for _, e := range b.members {
-		if e.outsideDown {
-			down = append(down, e)
+		if e.outsideDown && e.outsideAt <= now {
+			e.outsideAt = now + time.Second
+			due = append(due, e)
 		}
 	}
 	b.mu.Unlock()
-	down = slices.DeleteFunc(down, func(e *Endpoint) bool { return !b.healthy(e) })
+	back := slices.DeleteFunc(due, func(e *Endpoint) bool { return !b.healthy(e) })
 	b.mu.Lock()
-	for _, e := range down {
+	for _, e := range back {
 		e.outsideDown = false
 		e.startWarm(now, b.cfg.SlowStart)
 	}

@@ -50,7 +50,8 @@ type health struct {
 	probeWhy     string
 	probeAt      time.Duration // the next one
 	probing      bool
-	outsideDown  bool // Config.Healthy
+	outsideDown  bool          // Config.Healthy
+	outsideAt    time.Duration // if so, when it is asked again
 	drainedUntil time.Duration
 
 	out          bool          // ejected or on probation

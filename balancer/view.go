@@ -68,7 +68,7 @@ func (b *Balancer) rebuild(now time.Duration, force bool) {
 			}
 		}
 		if e.outsideDown {
-			next.wake = min(next.wake, now+time.Second)
+			next.wake = min(next.wake, e.outsideAt)
 		}
 		if state <= Warming {
 			next.ready++
