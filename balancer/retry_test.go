@@ -270,6 +270,24 @@ func TestHedgesHaveABudgetOfTheirOwnAndFollowTheQuantile(t *testing.T) {
 	})
 }
 
+func TestHedgesAreAllowedTheirShareOfTheRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab()
+		b := must(t, balancer.Config{
+			Backends: l.hosts(4), Hedge: balancer.Hedge{After: time.Millisecond, Share: 0.1},
+			Retry: balancer.Retry{Budget: balancer.NewBudget(1, 0)},
+		})
+		for i := range 4 {
+			l.takes(fmt.Sprint("b", i), 5*time.Millisecond) // each would be hedged
+		}
+		const n, seconds = 6000, 100
+		send(b.Transport(l), n, seconds*time.Second)
+		s := b.Stats()
+		require.InDelta(t, n/10+seconds, s.Hedges, 60)
+		require.EqualValues(t, n, s.Hedges+s.OverBudget)
+	})
+}
+
 func TestHedgedRequestsLeaveNoBodyOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var open atomic.Int64

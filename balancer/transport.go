@@ -70,7 +70,11 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		x.body = newReplay(req, keep)
 	}
-	b.budget.deposit(b.rand())
+	rnd := b.rand()
+	b.budget.deposit(rnd)
+	if b.hedges != nil {
+		b.hedges.deposit(rnd)
+	}
 	a := attempt{}
 	a.lease, a.err = b.acquire(req, tried{}, x.safe && b.cfg.Retry.Max > 0)
 	if a.err != nil {
