@@ -36,6 +36,7 @@ type Lease struct {
 	e     *Endpoint
 	began time.Duration
 	trial bool
+	done  bool
 	tried tried
 }
 
@@ -61,7 +62,7 @@ func (t *tried) has(e *Endpoint) bool {
 // for protocols other than HTTP: [Balancer.Transport] and [Balancer.Proxy] do
 // all of this themselves. R may be nil; policies that hash need one.
 //
-// The caller must call Done on the Lease, once. The error is a
+// The caller must call Done on the Lease. The error is a
 // [*NoBackendError].
 func (b *Balancer) Acquire(r *http.Request) (Lease, error) {
 	b.budget.deposit(1)
@@ -71,10 +72,14 @@ func (b *Balancer) Acquire(r *http.Request) (Lease, error) {
 // Endpoint returns the backend to send the request to.
 func (l *Lease) Endpoint() *Endpoint { return l.e }
 
-// Done ends the request and says how it went.
+// Done ends the request and says how it went. Called again, it does nothing.
 func (l *Lease) Done(v Verdict) {
-	l.b.answered(l, v, false)
-	l.b.ended(l.e)
+	if l.done {
+		return
+	}
+	l.done = true
+	defer l.b.ended(l.e) // also if a hook ends the goroutine
+	l.b.answered(l, min(v, Ignored), false)
 }
 
 // Retry picks another backend for a request that failed, which the caller

@@ -80,12 +80,22 @@ func (x *exchange) timed(ctx context.Context, cancel context.CancelCauseFunc, l 
 func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l Lease) (a attempt) {
 	t, b, e := x.t, x.t.b, l.e
 	a = attempt{lease: l, sent: true}
-	settled := false
+	var resp *http.Response
+	told, settled := false, false
 	defer func() {
-		if !settled { // a panic or Goexit in a RoundTripper goes on up
+		if settled {
+			return
+		}
+		// A panic or Goexit, in a RoundTripper or a hook, goes on up.
+		b.ended(e)
+		if cancel != nil {
+			cancel(nil)
+		}
+		if resp != nil && resp.Body != nil {
+			_ = resp.Body.Close()
+		}
+		if !told {
 			b.answered(&l, Failure, true)
-			b.ended(e)
-			x.close()
 		}
 	}()
 	g := e.leaf(t, l.began)
@@ -96,11 +106,16 @@ func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l L
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { got.Store(true) }})
 		gotConn = got
 	}
-	resp, err := g.rt.RoundTrip(x.outgoing(ctx, e))
+	var err error
+	resp, err = g.rt.RoundTrip(x.outgoing(ctx, e))
 	if err == nil && resp == nil {
 		err = errors.New("balancer: the RoundTripper returned neither a response nor an error")
 	}
 	if err != nil {
+		if resp != nil && resp.Body != nil { // against the rules
+			_ = resp.Body.Close()
+		}
+		resp = nil
 		if cause := context.Cause(ctx); errors.Is(cause, errPerTry) && x.req.Context().Err() == nil {
 			err = cause
 		}
@@ -116,7 +131,7 @@ func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l L
 	a.ignore = errors.Is(x.req.Context().Err(), context.Canceled) || x.body != nil && x.body.broke() ||
 		err != nil && errors.Is(context.Cause(ctx), errLost)
 	if !a.ignore {
-		v = b.cfg.Verdict(resp, err)
+		v = min(b.cfg.Verdict(resp, err), Ignored)
 	}
 	if v == Refused && resp != nil {
 		now := b.now()
@@ -124,7 +139,7 @@ func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l L
 			e.rest.Store(int64(now + d))
 		}
 	}
-	settled = true
+	told = true
 	b.answered(&l, v, v != Ignored && isGateway(resp, err))
 	if v == Ignored && err != nil && x.body == nil {
 		e.outwaited(b.now(), l.began)
@@ -136,6 +151,7 @@ func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l L
 		if cancel != nil {
 			cancel(nil)
 		}
+		settled = true
 		b.ended(e)
 		return a
 	}
@@ -147,7 +163,7 @@ func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l L
 	}
 	resp.Request = x.req
 	resp.Body = newBody(b, x, e, resp, cancel)
-	a.resp = resp
+	a.resp, settled = resp, true
 	return a
 }
 

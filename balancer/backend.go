@@ -170,7 +170,8 @@ func (e *Endpoint) answered(now time.Duration, v Verdict) {
 // end ends what begin started. It reports whether nothing is in flight now.
 func (e *Endpoint) end() bool { return int32(e.load.Add(-1)) == 0 }
 
-// A Verdict is what a backend's answer says of the backend.
+// A Verdict is what a backend's answer says of the backend. What is none of
+// the constants counts as Ignored.
 type Verdict uint8
 
 // The verdicts.

@@ -209,11 +209,7 @@ func (s *sending) Read(p []byte) (int, error) {
 	case r.err != nil:
 		return 0, r.err
 	}
-	r.started, r.reading = true, true
-	r.mu.Unlock()
-	n, err := r.src.Read(p) // not under the lock: it may wait for the client
-	r.mu.Lock()
-	r.reading = false
+	n, err := r.read(p)
 	if r.keep > 0 && !r.lost && !r.finished {
 		if int64(len(r.kept)+n) <= r.keep {
 			r.kept = append(r.kept, p[:n]...)
@@ -228,6 +224,18 @@ func (s *sending) Read(p []byte) (int, error) {
 		r.err = err
 	}
 	return n, err
+}
+
+// read reads from the caller's body. It is called with r.mu held, and gives it
+// up meanwhile, since it may wait for the client.
+func (r *replay) read(p []byte) (int, error) {
+	r.started, r.reading = true, true
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		r.reading = false
+	}()
+	return r.src.Read(p)
 }
 
 // Close ends the attempt's reading. The caller's body stays open until there are

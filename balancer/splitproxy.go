@@ -16,7 +16,21 @@ func (t splitTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if b, ok := req.Context().Value(poolKey{}).(*Balancer); ok {
 		return b.own().RoundTrip(req)
 	}
-	return t.s.Pick(req).own().RoundTrip(req)
+	return t.pick(req).own().RoundTrip(req)
+}
+
+// pick is Splitter.Pick. Should a Rule or the Key panic, nobody else will close
+// the body.
+func (t splitTransport) pick(req *http.Request) *Balancer {
+	picked := false
+	defer func() {
+		if !picked {
+			closeBody(req)
+		}
+	}()
+	b := t.s.Pick(req)
+	picked = true
+	return b
 }
 
 func (t splitTransport) CloseIdleConnections() {

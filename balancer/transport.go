@@ -70,6 +70,12 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		x.body = newReplay(req, keep)
 	}
+	answered := false
+	defer func() {
+		if !answered {
+			x.close() // also if a Picker or a RoundTripper panics
+		}
+	}()
 	rnd := b.rand()
 	b.budget.deposit(rnd)
 	if b.hedges != nil {
@@ -78,7 +84,6 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	a := attempt{}
 	a.lease, a.err = b.acquire(req, tried{}, x.safe && b.cfg.Retry.Max > 0)
 	if a.err != nil {
-		x.close()
 		return nil, a.err
 	}
 	for n := 0; ; n++ {
@@ -99,12 +104,10 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		discard(a.resp)
 		if !b.pause(req.Context(), n) {
-			x.close()
 			return nil, context.Cause(req.Context())
 		}
 		next, err := b.acquire(req, a.lease.tried, true)
 		if err != nil {
-			x.close()
 			if a.resp == nil {
 				return nil, a.err
 			}
@@ -113,9 +116,9 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		a.lease = next
 	}
 	if a.resp == nil {
-		x.close()
 		return nil, a.err
 	}
+	answered = true
 	if x.body != nil {
 		x.body.settle() // it may go on being sent while the response is read
 	}
@@ -140,15 +143,12 @@ func (x *exchange) again(a *attempt) bool {
 	return x.when(a)
 }
 
-// when asks Retry.When. Should it panic, nobody else will close what a holds.
+// when asks Retry.When. Should it panic, nobody else will close the response.
 func (x *exchange) when(a *attempt) bool {
 	asked := false
 	defer func() {
-		if !asked {
-			x.close()
-			if a.resp != nil {
-				_ = a.resp.Body.Close()
-			}
+		if !asked && a.resp != nil {
+			_ = a.resp.Body.Close()
 		}
 	}()
 	again := x.t.b.cfg.Retry.When(a.resp, a.err)
