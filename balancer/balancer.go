@@ -61,7 +61,8 @@
 //
 // It limits neither the number of requests nor the size of bodies, keeps no
 // queue, and does not know what other balancers do. It has no goroutine outside
-// of Run, but for attempts that are hedged, which end with their request.
+// of Run, but for attempts that are hedged, which end with their request, and to
+// close a request's body that is being read when there is no more use for it.
 package balancer
 
 import (
