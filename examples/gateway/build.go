@@ -174,19 +174,20 @@ func tell(out io.Writer, addr string, o options, demo []upstream) {
 	if len(o.off) > 0 {
 		fmt.Fprintf(out, "         without %s\n", strings.Join(o.off, ", "))
 	}
-	fmt.Fprintf(out, `
+	if len(demo) > 0 {
+		fmt.Fprintf(out, `
 Try, in another terminal:
   curl -i %[1]s/fast            # twice: Cache-Status says that the second is a hit
   curl %[1]s/echo               # what the backends see
   curl -N %[1]s/stream          # server-sent events pass through
-  seq 500 | xargs -P16 -I{} curl -so /dev/null -w '%%{http_code}\n' %[1]s/echo | sort | uniq -c    # 429 above %[2]d a second
-  seq 40 | xargs -I{} curl -so /dev/null -w '%%{http_code} ' '%[1]s/fail?rate=1'                   # 500, then the breaker's 503
-  seq 300 | xargs -P64 -I{} curl -so /dev/null -w '%%{http_code}\n' '%[1]s/slow?ms=300' | sort | uniq -c
-`, base, o.rate)
-	if len(demo) > 0 {
-		fmt.Fprintf(out, "  kill -9 %-7d                              # %s dies, and no GET fails\n", demo[0].pid, demo[0].name)
+  curl -so /dev/null -w '%%{http_code} ' '%[1]s/fail?rate=1&[1-40]'               # 500, then the breaker's 503
+  seq 300 | xargs -P64 -I{} curl -so /dev/null -w '%%{http_code}\n' '%[1]s/slow?ms=300' | sort | uniq -c   # the backends do %[3]d at once: 503 for what they can't
+  curl -so /dev/null -w '%%{http_code}\n' '%[1]s/echo?[1-500]' | sort | uniq -c   # 429 above %[2]d a second
+  kill -9 %[4]d   # %[5]s dies, and no GET fails
+`, base, o.rate, len(demo)*upstreamWorkers, demo[0].pid, demo[0].name)
 	}
-	fmt.Fprintf(out, `  curl %[1]s/readyz             # /livez, /startupz; numbers at %[1]s/metrics
+	fmt.Fprintf(out, `
+  curl %[1]s/readyz   # /livez, /startupz; numbers at %[1]s/metrics
 The live page: %[1]s/-/
 Ctrl-C drains: not ready for %[2]v, then what is in flight ends. Twice: at once.
 `, base, o.drain)

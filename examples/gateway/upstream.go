@@ -23,6 +23,10 @@ import (
 
 const upstreamEnv = "SPILLWAY_GATEWAY_UPSTREAM"
 
+// upstreamWorkers is how many /slow one backend does at once, as with
+// connections to a database: what comes beyond waits.
+const upstreamWorkers = 8
+
 type upstream struct {
 	name, url string
 	pid       int
@@ -82,10 +86,17 @@ func upstreamHandler(name string) http.Handler {
 		w.Header().Set("Content-Length", strconv.Itoa(len(page)))
 		w.Write(page)
 	})
+	workers := make(chan struct{}, upstreamWorkers)
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
 		ms, err := strconv.Atoi(r.FormValue("ms"))
 		if err != nil || ms < 0 || ms > 60_000 {
 			http.Error(w, "ms must be a number of milliseconds, 0 to 60000", http.StatusBadRequest)
+			return
+		}
+		select {
+		case workers <- struct{}{}:
+			defer func() { <-workers }()
+		case <-r.Context().Done():
 			return
 		}
 		select {
