@@ -7,9 +7,9 @@
 // The service can do 300 requests a second, 30 at a time. The load that it
 // brings is a third of that and twice that by turns, ten seconds each. You
 // should see the demand rise from 10 to above 100 and KEDA's replicas from the 2
-// that it keeps to 6 or so, while this one replica never runs many more than 30
-// at once. (600 a second need 60 slots; those who wait, and the time that an
-// overloaded service takes, count too, so that it errs on the safe side.)
+// that it keeps to 6 or more. (600 a second need 60 slots; those who wait, and
+// the time that an overloaded service takes, count too, so that it errs on the
+// safe side.)
 //
 //	go run ./examples/autoscale -high 1500     # five times too much: demand goes on rising, saturation does not
 //	go run ./examples/autoscale -high 0        # no load but yours

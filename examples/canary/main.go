@@ -1,13 +1,14 @@
 // Canary rolls out a new version to a growing share of users, and takes it
-// back by itself when it fails more than the old one; then it swaps blue for
-// green in one step.
+// back by itself when it fails more than the old one. A good one replaces the
+// old in one step, as green does blue.
 //
 //	go run ./examples/canary             # from the root of the repository
 //	go run ./examples/canary -bad 0      # a good version: it is rolled out to all
 //
 // It starts two versions on loopback and sends requests through the split. You
 // should see the canary's share grow from 5 % on, and fall to 0 soon after
-// version 2 begins to fail; users stay on the version that they were given.
+// version 2 begins to fail. Until then a user who has seen the new version
+// stays on it: the key of the split.
 package main
 
 import (

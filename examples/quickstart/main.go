@@ -32,7 +32,10 @@ func main() {
 	})
 
 	h := health.MustNew(health.Config{})
-	lim := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerMinute(20), Key: ratelimit.ClientIP()})
+	lim := ratelimit.MustNew(ratelimit.Config{
+		Rate: ratelimit.PerMinute(20),
+		Key:  ratelimit.ClientIP(), // behind proxies name them here, or all clients are one
+	})
 	pages := cache.MustNew(cache.Config{})
 	shed := degrade.MustNew(degrade.Config{})
 	chain := h.Handler(lim.Handler(pages.Handler(shed.Handler(api))))
