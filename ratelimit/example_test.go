@@ -240,7 +240,7 @@ func ExampleConfig() {
 	lim := ratelimit.MustNew(ratelimit.Config{
 		Name:   "api",
 		Rate:   ratelimit.PerSecond(10),
-		RateOf: func(r *http.Request) ratelimit.Rate { return plans[r.Header.Get("X-Plan")] }, // zero: Rate
+		RateOf: func(r *http.Request) ratelimit.Rate { return plans[r.Header.Get("X-Plan")] }, // set by our gateway; zero: Rate
 		Also:   []ratelimit.Rate{ratelimit.PerDay(5000)},
 		Key:    ratelimit.Header("X-Api-Key"),
 		Cost: func(r *http.Request) int {

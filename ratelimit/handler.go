@@ -14,10 +14,11 @@ import (
 //
 //	router.Use(lim.Handler)
 //
-// All answers carry RateLimit and RateLimit-Policy
-// (draft-ietf-httpapi-ratelimit-headers-11). Refusals carry Retry-After in
-// seconds, rounded up, so that a client that waits as long as it is told is
-// not refused again on its own account.
+// Answers carry RateLimit and RateLimit-Policy
+// (draft-ietf-httpapi-ratelimit-headers-11), unless Config.Headers says
+// otherwise. Refusals carry Retry-After in seconds, rounded up, so that a
+// client that waits as long as it is told is not refused again on its own
+// account.
 func (l *Limiter) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var a ask

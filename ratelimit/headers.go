@@ -14,8 +14,8 @@ const (
 	limitField  = "Ratelimit"
 )
 
-// Headers says which header fields answers carry beside Retry-After, which
-// refusals always have.
+// Headers says which header fields answers carry beside the Retry-After of
+// refusals.
 type Headers int
 
 const (
