@@ -144,18 +144,16 @@ func ExampleDo_retry() {
 	// 2 failed, 1 refused
 }
 
-// A breaker tells others that a dependency is down: here, to leave out what
-// needs it.
+// For a page or a log. Whoever decides whether to call asks Ready: an open
+// circuit stays open until a call comes.
 func ExampleBreaker_State() {
 	b := breaker.MustNew(breaker.Config{Name: "reviews", ConsecutiveFailures: 1})
-	down := func() bool { return b.State() == breaker.Open }
-
-	fmt.Println(down())
+	fmt.Println(b.State())
 	_, _ = breaker.Do(context.Background(), b, func(context.Context) (int, error) { return 0, errors.New("timeout") })
-	fmt.Println(down())
+	fmt.Println(b.State())
 	// Output:
-	// false
-	// true
+	// closed
+	// open
 }
 
 // An operator's hand: with an end, so that it can't be forgotten.
