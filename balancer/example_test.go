@@ -78,9 +78,10 @@ func ExampleBalancer_SetBackends() {
 	defer green.Close()
 
 	pool := balancer.MustNew(balancer.Config{Backends: balancer.URLs(blue.URL)})
+	proxy := pool.Proxy()
 	show := func() {
 		w := httptest.NewRecorder()
-		pool.Proxy().ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		proxy.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 		fmt.Println(w.Body)
 	}
 	show()
@@ -98,10 +99,10 @@ func ExampleSplit() {
 	stable := balancer.MustNew(balancer.Config{Name: "stable", Backends: balancer.URLs("http://10.0.0.1")})
 	canary := balancer.MustNew(balancer.Config{Name: "canary", Backends: balancer.URLs("http://10.0.1.1")})
 
-	split := balancer.Split(balancer.Share{stable, 100}, balancer.Share{canary, 0})
+	split := balancer.Split(balancer.Share{Pool: stable, Weight: 100}, balancer.Share{Pool: canary, Weight: 0})
 	fmt.Println(split.Pick(httptest.NewRequest("GET", "/", nil)) == stable)
 
-	before, _ := split.SetShares(balancer.Share{stable, 0}, balancer.Share{canary, 100})
+	before, _ := split.SetShares(balancer.Share{Pool: stable, Weight: 0}, balancer.Share{Pool: canary, Weight: 100})
 	fmt.Println(split.Pick(httptest.NewRequest("GET", "/", nil)) == canary)
 
 	_, _ = split.SetShares(before...) // roll back

@@ -15,6 +15,7 @@ import (
 
 // Proxy returns a reverse proxy to the backends. It is the standard library's,
 // so flushing, rewriting, and the response can be tuned on what it returns.
+// Call it once: each call makes new connections.
 //
 // The Host header is passed on. X-Forwarded-For, -Host and -Proto are set to
 // what this process sees; what the client sent in them is dropped, unless it
