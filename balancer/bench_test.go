@@ -21,7 +21,7 @@ var policies = []struct {
 	{"RoundRobin", balancer.RoundRobin},
 	{"Random", balancer.Random},
 	{"LeastRequests", balancer.LeastRequests},
-	{"HashBy", func() balancer.Policy { return balancer.HashBy(balancer.ByHeader("K"), 0) }},
+	{"HashBy", func() balancer.Policy { return balancer.HashBy(balancer.ByHeader("K")) }},
 }
 
 // many returns n backends.

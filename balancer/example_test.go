@@ -137,7 +137,7 @@ func ExampleNewSplit() {
 func ExampleHashBy() {
 	pool := balancer.MustNew(balancer.Config{
 		Backends: balancer.URLs("http://10.0.0.1", "http://10.0.0.2", "http://10.0.0.3"),
-		Policy:   balancer.HashBy(balancer.ByHeader("X-Tenant"), 0),
+		Policy:   balancer.HashBy(balancer.ByHeader("X-Tenant")),
 	})
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Header.Set("X-Tenant", "acme")

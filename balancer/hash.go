@@ -23,20 +23,22 @@ import (
 // backend leaves, where Maglev moves about half a percent of them; but its
 // shares differ by a third, unless it is made so large that it is slow.
 //
-// Bound is how much more than its share a backend may have in flight before
-// its keys go to the next backend in their order (Mirrokni et al., "Consistent
-// Hashing with Bounded Loads", 2018). It must be above 1; default 1.25, and
-// a negative number means no bound. HashBy panics if key is nil or bound is
-// between 0 and 1.
-func HashBy(key func(*http.Request) string, bound float64) Policy {
+// A backend gets at most a quarter more than its share of what is in flight;
+// beyond that its keys go to the next backend in their order. See [HashBounded]
+// for another bound, or none. HashBy panics if key is nil.
+func HashBy(key func(*http.Request) string) Policy { return HashBounded(key, 1.25) }
+
+// HashBounded is [HashBy] with another bound: how much more than its share a
+// backend may have in flight before its keys go to the next backend in their
+// order (Mirrokni et al., "Consistent Hashing with Bounded Loads", 2018). It
+// must be above 1; a negative number means no bound. HashBounded panics if bound
+// is neither, or key is nil.
+func HashBounded(key func(*http.Request) string, bound float64) Policy {
 	if key == nil {
 		panic("balancer: HashBy: key is nil, must name the key of a request")
 	}
-	if bound == 0 {
-		bound = 1.25
-	}
-	if math.IsNaN(bound) || bound > 0 && bound <= 1 {
-		panic(fmt.Sprintf("balancer: HashBy: bound is %v, must be above 1, or negative for none", bound))
+	if math.IsNaN(bound) || bound >= 0 && bound <= 1 {
+		panic(fmt.Sprintf("balancer: HashBounded: bound is %v, must be above 1, or negative for none", bound))
 	}
 	return &hashed{key, bound}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -45,7 +46,7 @@ func TestEveryPolicyFollowsTheWeights(t *testing.T) {
 				policy := p.make()
 				if p.name == "HashBy" {
 					n := 0
-					policy = balancer.HashBy(func(*http.Request) string { n++; return fmt.Sprint("key", n) }, -1)
+					policy = balancer.HashBounded(func(*http.Request) string { n++; return fmt.Sprint("key", n) }, -1)
 				}
 				b := must(t, balancer.Config{Backends: list, Policy: policy})
 				got := map[string]int{}
@@ -102,7 +103,7 @@ func TestRoundRobinIsSmoothAndGoesOnWhereItWas(t *testing.T) {
 
 func TestHashKeepsKeysAndMovesFew(t *testing.T) {
 	key := func(r *http.Request) string { return r.Header.Get("K") }
-	b := must(t, balancer.Config{Backends: many(10), Policy: balancer.HashBy(key, -1)})
+	b := must(t, balancer.Config{Backends: many(10), Policy: balancer.HashBounded(key, -1)})
 	where := func() map[string]string {
 		m := map[string]string{}
 		for i := range 20000 {
@@ -137,13 +138,25 @@ func TestHashKeepsKeysAndMovesFew(t *testing.T) {
 	for i := range 5 {
 		reversed[i], reversed[9-i] = reversed[9-i], reversed[i]
 	}
-	b = must(t, balancer.Config{Backends: reversed, Policy: balancer.HashBy(key, -1)})
+	b = must(t, balancer.Config{Backends: reversed, Policy: balancer.HashBounded(key, -1)})
 	require.Equal(t, before, where())
+}
+
+func TestHashRefusesWhatIsNoBound(t *testing.T) {
+	key := balancer.ByHeader("K")
+	for _, bound := range []float64{0, 0.5, 1, math.NaN()} {
+		require.PanicsWithValue(t, fmt.Sprintf("balancer: HashBounded: bound is %v, must be above 1, or negative for none", bound),
+			func() { balancer.HashBounded(key, bound) })
+	}
+	for _, bound := range []float64{-1, 1.01, math.Inf(1)} {
+		require.NotPanics(t, func() { balancer.HashBounded(key, bound) })
+	}
+	require.PanicsWithValue(t, "balancer: HashBy: key is nil, must name the key of a request", func() { balancer.HashBy(nil) })
 }
 
 func TestHashSpillsOverWhenItsBackendHasTooMuch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := must(t, balancer.Config{Backends: many(10), Policy: balancer.HashBy(balancer.ByHeader("K"), 1.25)})
+		b := must(t, balancer.Config{Backends: many(10), Policy: balancer.HashBy(balancer.ByHeader("K"))})
 		hot := &http.Request{Header: http.Header{"K": {"hot"}}}
 		most := 0
 		for i := range 1000 {

@@ -155,7 +155,7 @@ var policies = map[string]func() balancer.Policy{
 	"least-requests": balancer.LeastRequests,
 	"round-robin":    balancer.RoundRobin,
 	"random":         balancer.Random,
-	"ip-hash":        func() balancer.Policy { return balancer.HashBy(balancer.ByIP(), 1.25) },
+	"ip-hash":        func() balancer.Policy { return balancer.HashBy(balancer.ByIP()) },
 }
 
 func policyNames() []string {
