@@ -297,7 +297,7 @@ func judge(wants error) func(breaker.Outcome) breaker.Verdict {
 
 func souinAfter(mux http.Handler) http.Handler {
 	pages := cache.MustNew(cache.Config{
-		TTL:      10 * time.Second, // only for what says nothing itself
+		TTL:      10 * time.Second, // for what says nothing itself, and must be the same for all users
 		MaxBytes: 256 << 20,
 	})
 	return pages.Handler(mux)
