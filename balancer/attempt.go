@@ -192,6 +192,10 @@ func (x *exchange) outgoing(ctx context.Context, e *Endpoint) *http.Request {
 	if base := e.url.Path; base != "" && base != "/" {
 		joinPath(&o.url, e.url)
 	}
+	if e.h2c && len(in.Header["Upgrade"]) > 0 { // there is no such thing in HTTP/2
+		o.req.Header = in.Header.Clone()
+		dropUpgrade(o.req.Header)
+	}
 	if x.body != nil {
 		o.req.Body = x.body.attempt()
 		o.req.GetBody = x.body.getBody

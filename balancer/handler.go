@@ -19,7 +19,9 @@ import (
 //
 // The Host header is passed on. X-Forwarded-For, -Host and -Proto are set to
 // what this process sees; what the client sent in them is dropped, unless it
-// comes from Config.TrustedProxies: then it is kept and added to.
+// comes from Config.TrustedProxies: then it is kept and added to. Upgrades are
+// passed on, such as those to WebSocket, but not one to h2c: behind it are
+// requests that nobody in between can see, and RFC 9113 has given it up.
 //
 // If there is no answer to pass on, the client gets 504 if time ran out, 503 if
 // no backend was available, 413 if its body was larger than an outer
@@ -28,18 +30,19 @@ import (
 // client itself has gone away there is nobody to answer: the handler panics
 // with [http.ErrAbortHandler], as net/http does, so that no cache or log in
 // front of it mistakes an empty answer for a real one.
-func (b *Balancer) Proxy() *httputil.ReverseProxy { return b.proxyOver(b.Transport(nil)) }
-
-func (b *Balancer) proxyOver(t http.RoundTripper) *httputil.ReverseProxy {
+func (b *Balancer) Proxy() *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite:      b.rewrite,
-		Transport:    t,
+		Transport:    switching{b.own()},
 		BufferPool:   new(buffers),
 		ErrorHandler: b.answerError,
 	}
 }
 
 func (b *Balancer) rewrite(pr *httputil.ProxyRequest) {
+	if strings.EqualFold(pr.Out.Header.Get("Upgrade"), "h2c") {
+		dropUpgrade(pr.Out.Header)
+	}
 	if b.trusts(pr.In.RemoteAddr) {
 		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
 			if v := pr.In.Header[name]; v != nil {

@@ -49,7 +49,7 @@ func (t splitTransport) CloseIdleConnections() {
 func (s *Splitter) Proxy() *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		BufferPool: new(buffers),
-		Transport:  splitTransport{s},
+		Transport:  switching{splitTransport{s}},
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			b := s.Pick(pr.In)
 			pr.Out = pr.Out.WithContext(context.WithValue(pr.Out.Context(), poolKey{}, b))
