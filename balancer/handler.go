@@ -91,7 +91,7 @@ func (b *Balancer) answerError(w http.ResponseWriter, r *http.Request, err error
 		code, text, retry = http.StatusServiceUnavailable, "the service is not available at the moment", none.RetryAfter()
 	case tooBig:
 		code, text, retry = http.StatusRequestEntityTooLarge, "the request is too large", 0
-	case errors.Is(err, context.DeadlineExceeded), network && timeout.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(r.Context().Err(), context.DeadlineExceeded), network && timeout.Timeout():
 		code, text = http.StatusGatewayTimeout, "the service did not answer in time"
 	}
 	h := w.Header()

@@ -158,6 +158,15 @@ func TestErrorsAreToldByCauseWithoutInternals(t *testing.T) {
 	}
 }
 
+func TestATimeThatRanOutForAReasonIsA504Too(t *testing.T) {
+	hangs := server(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, errors.New("the budget is spent"))
+	defer cancel()
+	w := httptest.NewRecorder()
+	pool(t, balancer.Config{Backends: balancer.URLs(hangs)}).Proxy().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx))
+	require.Equal(t, http.StatusGatewayTimeout, w.Code)
+}
+
 func TestClientThatGoesAwayCountsAsNothing(t *testing.T) {
 	arrived := make(chan struct{})
 	gone := make(chan struct{})
