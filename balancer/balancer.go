@@ -157,6 +157,13 @@ func (b *Balancer) rand() uint64 {
 	return rand.Uint64()
 }
 
+// vary returns d, give or take up to a share of it, at random: what began
+// together does not stay together.
+func (b *Balancer) vary(d time.Duration, share float64) time.Duration {
+	x := float64(b.rand()>>11) / (1 << 53)
+	return time.Duration(min(float64(d)*(1-share+2*share*x), float64(forever/2)))
+}
+
 // Run probes the backends and discovers new ones, as Config.Probe and
 // Config.Discover say, until ctx ends, and returns its cause. No goroutine
 // outlives it. If there is nothing to do in the background, a Balancer works

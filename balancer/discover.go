@@ -34,7 +34,7 @@ func (b *Balancer) discover(ctx context.Context) {
 			every = min(every, time.Second<<min(failed, 10))
 			failed++
 		}
-		every = time.Duration(float64(every) * (0.9 + 0.2*float64(b.rand()>>11)/(1<<53)))
+		every = b.vary(every, 0.1)
 		timer := time.NewTimer(every)
 		select {
 		case <-ctx.Done():
@@ -85,13 +85,22 @@ func (b *Balancer) discoverOnce(ctx context.Context) bool {
 	return err == nil
 }
 
+// callDiscover calls Config.Discover in a goroutine of its own, so that one that
+// ends its goroutine does not end discovery.
 func (b *Balancer) callDiscover(ctx context.Context) (list []Backend, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("it panicked: %v", p)
-		}
+	err = errors.New("it ended its goroutine")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("it panicked: %v", p)
+			}
+		}()
+		list, err = b.cfg.Discover(ctx)
 	}()
-	return b.cfg.Discover(ctx)
+	<-done
+	return list, err
 }
 
 // hintDiscover asks for an early look at what backends there are.

@@ -201,14 +201,13 @@ func (b *Balancer) eject(e *Endpoint, now time.Duration, why string) {
 	if !e.out && e.ejections > 0 && now-e.returned > 2*e.outFor {
 		e.streak = 0
 	}
-	e.outFor = min(cfg.Base<<min(e.streak, 20), cfg.Max)
-	if e.outFor <= 0 {
-		e.outFor = cfg.Max
+	e.outFor = cfg.Max
+	if cfg.Base <= cfg.Max>>e.streak {
+		e.outFor = cfg.Base << e.streak
 	}
 	e.streak++
 	e.ejections++
-	jitter := 0.8 + 0.4*float64(b.rand()>>11)/(1<<53)
-	e.out, e.outUntil = true, now+time.Duration(float64(e.outFor)*jitter)
+	e.out, e.outUntil = true, now+b.vary(e.outFor, 0.2)
 	e.outWhy = why
 	e.warm.Store(0)
 	b.rebuild(now, false)

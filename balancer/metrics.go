@@ -51,7 +51,7 @@ func (b *Balancer) Collect(emit func(name, help, kind string, value float64, lab
 	one("hedges_total", "Attempts because the first one took long.", "counter", float64(s.Hedges))
 	one("over_budget_total", "Retries and hedges that the budget did not allow.", "counter", float64(s.OverBudget))
 	one("unavailable_total", "Requests that no backend was left for.", "counter", float64(s.Unavailable))
-	one("hook_panics_total", "Panics of OnChange, Healthy and Policy, recovered.", "counter", float64(s.HookPanics))
+	one("hook_panics_total", "Panics of OnChange, Healthy, Policy, and Wrap while warming, recovered.", "counter", float64(s.HookPanics))
 	one("hook_missed_total", "Changes that OnChange was never told, because it did not return.", "counter", float64(s.HookMissed))
 	one("probes_total", "Active probes.", "counter", float64(b.probes[1].Load()), "result", "pass")
 	one("probes_total", "Active probes.", "counter", float64(b.probes[0].Load()), "result", "fail")

@@ -96,10 +96,11 @@ func (b *Balancer) probeAll(ctx context.Context) {
 		case <-timer.C:
 		}
 		due, next := b.dueProbes()
-		for _, e := range due {
+		for i, e := range due {
 			select {
 			case slots <- struct{}{}:
 			case <-ctx.Done():
+				b.notProbed(due[i:])
 				return
 			}
 			wg.Go(func() {
@@ -135,6 +136,15 @@ func (b *Balancer) dueProbes() (due []*Endpoint, next time.Duration) {
 		}
 	}
 	return due, max(at-now, time.Millisecond)
+}
+
+// notProbed puts back what dueProbes returned.
+func (b *Balancer) notProbed(due []*Endpoint) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range due {
+		e.probing = false
+	}
 }
 
 // probe asks e once.
@@ -183,7 +193,7 @@ func (b *Balancer) probed(ctx context.Context, e *Endpoint, began time.Duration,
 	if err != nil {
 		every = cfg.Failing
 	}
-	e.probeAt = now + time.Duration(float64(every)*(0.9+0.2*float64(b.rand()>>11)/(1<<53)))
+	e.probeAt = now + b.vary(every, 0.1)
 	b.conclude(e, now, err)
 	b.rebuild(now, false)
 	b.mu.Unlock()
@@ -237,22 +247,9 @@ func (b *Balancer) checkOnce(ctx context.Context, e *Endpoint) (err error) {
 	if cfg.Check != nil {
 		return cfg.Check(ctx, e.Backend())
 	}
-	u := *e.url
-	ref, err := url.ParseRequestURI(cfg.Path)
+	req, err := b.probeRequest(ctx, e, http.MethodGet)
 	if err != nil {
 		return err
-	}
-	u.Path, u.RawPath, u.RawQuery = ref.Path, ref.RawPath, ref.RawQuery
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return err
-	}
-	for k, v := range cfg.Header {
-		req.Header[k] = v
-	}
-	req.Host = firstOf(cfg.Header.Get("Host"), e.Backend().Host, e.Backend().ServerName, u.Host)
-	if req.Header.Get("User-Agent") == "" {
-		req.Header.Set("User-Agent", "spillway-probe")
 	}
 	resp, err := e.leaf(b.own(), b.now()).rt.RoundTrip(req)
 	if err != nil {
@@ -271,6 +268,29 @@ func (b *Balancer) checkOnce(ctx context.Context, e *Endpoint) (err error) {
 		return fmt.Errorf("the body does not contain %q", cfg.Contains)
 	}
 	return nil
+}
+
+// probeRequest returns a request for Probe.Path, or "/".
+func (b *Balancer) probeRequest(ctx context.Context, e *Endpoint, method string) (*http.Request, error) {
+	cfg := &b.cfg.Probe
+	ref, err := url.ParseRequestURI(firstOf(cfg.Path, "/"))
+	if err != nil {
+		return nil, err
+	}
+	u := *e.url
+	u.Path, u.RawPath, u.RawQuery = ref.Path, ref.RawPath, ref.RawQuery
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range cfg.Header {
+		req.Header[k] = v
+	}
+	req.Host = firstOf(cfg.Header.Get("Host"), e.Backend().Host, e.Backend().ServerName, u.Host)
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", "spillway-probe")
+	}
+	return req, nil
 }
 
 // plain shortens the error of a connection to what was wrong with it.

@@ -23,7 +23,7 @@ type Stats struct {
 	OverBudget  uint64 // retries and hedges that the budget did not allow
 	Unavailable uint64 // requests that no backend was left for
 	Ejections   uint64 // of the present members
-	HookPanics  uint64 // panics of Config.OnChange, Healthy and Policy, recovered
+	HookPanics  uint64 // panics of Config.OnChange, Healthy, Policy, and Wrap while warming, recovered
 	HookMissed  uint64 // changes that Config.OnChange was never told, since it did not return
 }
 

@@ -12,24 +12,28 @@ func (b *Balancer) warmUp(ctx context.Context, e *Endpoint) {
 	if b.cfg.Warm == 0 || !e.warmed.CompareAndSwap(false, true) {
 		return
 	}
-	path := firstOf(b.cfg.Probe.Path, "/")
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Probe.Timeout)
 	defer cancel()
-	rt := e.leaf(b.own(), b.now()).rt
 	var wg sync.WaitGroup
 	for range b.cfg.Warm {
-		wg.Go(func() {
-			u := *e.url
-			u.Path = path
-			req, err := http.NewRequestWithContext(ctx, http.MethodHead, u.String(), nil)
-			if err != nil {
-				return
-			}
-			req.Header.Set("User-Agent", "spillway-probe")
-			if resp, err := rt.RoundTrip(req); err == nil {
-				resp.Body.Close()
-			}
-		})
+		wg.Go(func() { b.warmOne(ctx, e) })
 	}
 	wg.Wait()
+}
+
+// warmOne opens one connection. What goes wrong shows when requests come; a
+// panic, of what Config.Wrap put there, is counted.
+func (b *Balancer) warmOne(ctx context.Context, e *Endpoint) {
+	defer func() {
+		if recover() != nil {
+			b.hookPanics.Add(1)
+		}
+	}()
+	req, err := b.probeRequest(ctx, e, http.MethodHead)
+	if err != nil {
+		return
+	}
+	if resp, err := e.leaf(b.own(), b.now()).rt.RoundTrip(req); err == nil {
+		_ = resp.Body.Close()
+	}
 }
