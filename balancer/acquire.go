@@ -105,7 +105,8 @@ func (b *Balancer) acquire(r *http.Request, t tried, safe bool) (Lease, error) {
 	e, isTrial := b.choose(v, r, now, &t, safe)
 	if e == nil {
 		b.unavailable.Add(1)
-		return Lease{}, &NoBackendError{Name: b.cfg.Name, retry: max(time.Second, min(v.wake-now, time.Minute))}
+		back := b.view.Load().back // choose may just have left the last one out
+		return Lease{}, &NoBackendError{Name: b.cfg.Name, retry: max(time.Second, min(back-now, time.Minute))}
 	}
 	e.begin(now)
 	t.list[t.n] = e

@@ -198,7 +198,31 @@ func TestNoBackendIsA503WithATrueRetryAfter(t *testing.T) {
 		var none *balancer.NoBackendError
 		require.ErrorAs(t, err, &none)
 		require.GreaterOrEqual(t, none.RetryAfter(), time.Second)
+		require.Equal(t, time.Second, none.RetryAfter(), "then Healthy is asked again")
 		require.Equal(t, "balancer: default: no backend is available", err.Error())
+	})
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		b := must(t, balancer.Config{
+			Backends: balancer.URLs("http://a"), PanicShare: -1,
+			Probe: balancer.Probe{Every: 20 * time.Second, Check: func(context.Context, balancer.Backend) error {
+				if down.Load() {
+					return errors.New("no")
+				}
+				return nil
+			}},
+		})
+		probing(t, b)
+		down.Store(true)
+		time.Sleep(time.Minute)
+		_, err := b.Acquire(nil)
+		var none *balancer.NoBackendError
+		require.ErrorAs(t, err, &none)
+		down.Store(false)
+		require.InDelta(t, 20, none.RetryAfter().Seconds(), 4, "two probes must pass, of which the next is soon")
+		time.Sleep(none.RetryAfter() + 4*time.Second)
+		_, err = b.Acquire(nil)
+		require.NoError(t, err)
 	})
 }
 

@@ -15,6 +15,7 @@ type view struct {
 	trials  []trial              // endpoints on probation
 	byToken map[string]*Endpoint // those in groups, by sticky token
 	wake    time.Duration        // when time alone changes something
+	back    time.Duration        // when one that is left out may be back, at the earliest
 	panics  bool                 // too few are available: some group uses them all
 	ready   int                  // how many members are available
 }
@@ -43,7 +44,7 @@ const overprovision = 1.4
 // changed or force is set. The caller holds b.mu.
 func (b *Balancer) rebuild(now time.Duration, force bool) {
 	old := b.view.Load()
-	next := &view{members: b.members, wake: forever}
+	next := &view{members: b.members, wake: forever, back: forever}
 	changed := force || old == nil
 	for _, e := range b.members {
 		state, why := e.settle(now, b.cfg.SlowStart)
@@ -70,12 +71,16 @@ func (b *Balancer) rebuild(now time.Duration, force bool) {
 		if e.outsideDown {
 			next.wake = min(next.wake, e.outsideAt)
 		}
+		if e.probeDown { // as far as its probes can pass
+			next.back = min(next.back, e.probeAt+time.Duration(b.cfg.Probe.Rise-1-e.probeStreak)*b.cfg.Probe.Every)
+		}
 		if state <= Warming {
 			next.ready++
 		}
 	}
+	next.back = min(next.back, next.wake)
 	if !changed {
-		if old.wake != next.wake {
+		if old.wake != next.wake || old.back != next.back {
 			next.groups, next.trials, next.byToken, next.panics, next.ready =
 				old.groups, old.trials, old.byToken, old.panics, old.ready
 			b.view.Store(next)
