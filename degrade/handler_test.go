@@ -275,6 +275,15 @@ func TestTransportPassesPriorityAndTimeLeftOn(t *testing.T) {
 		require.Equal(t, "critical", got.Get(degrade.PriorityHeader))
 		require.Equal(t, "1500", got.Get(degrade.TimeoutHeader))
 		require.Empty(t, r.Header, "the caller's request is not changed")
+
+		time.Sleep(time.Second)
+		for told, want := range map[string]string{"2000": "500", "500": "500", "200": "200", "soon": "soon"} {
+			r.Header.Set(degrade.TimeoutHeader, told)
+			_, err = rt.RoundTrip(r)
+			require.NoError(t, err)
+			require.Equal(t, []string{want}, got.Values(degrade.TimeoutHeader), "no more than is left is promised")
+			require.Equal(t, told, r.Header.Get(degrade.TimeoutHeader), "the caller's request is not changed")
+		}
 	})
 }
 

@@ -9,8 +9,8 @@ import (
 // Transport returns a RoundTripper that tells the next service what this one
 // knows about the request: the priority that its context carries (see
 // [WithPriority]; nothing for Normal) and how much time is left until its
-// deadline. Fields that the caller has set stay. Nil next means
-// http.DefaultTransport.
+// deadline. Fields that the caller has set stay, unless they promise more time
+// than is left. Nil next means http.DefaultTransport.
 //
 // It also throttles itself while a server refuses (429 or 503): see
 // Config.Throttle. A request that is held back fails with a [*RefusedError].
@@ -51,9 +51,14 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		if p != Normal && r2.Header[PriorityHeader] == nil {
 			r2.Header[PriorityHeader] = []string{p.String()}
 		}
-		if ok && r2.Header[TimeoutHeader] == nil {
+		if ok {
 			ms := max(time.Until(deadline).Milliseconds(), 0)
-			r2.Header[TimeoutHeader] = []string{strconv.FormatInt(ms, 10)}
+			// A proxy sends its client's field on, which says what was left when
+			// the request came: now it is less.
+			told, valid := parseTimeout(header(r2.Header, TimeoutHeader))
+			if r2.Header[TimeoutHeader] == nil || valid && told > ms {
+				r2.Header[TimeoutHeader] = []string{strconv.FormatInt(ms, 10)}
+			}
 		}
 		r = &r2
 	}
