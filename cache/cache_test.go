@@ -243,6 +243,21 @@ func TestFieldsOfOuterLayersAreNotStored(t *testing.T) {
 	require.Equal(t, []string{"id2"}, w.Header().Values("X-Request-Id"))
 }
 
+func TestALimitersFieldsAreNotStored(t *testing.T) {
+	fields := []string{"RateLimit", "RateLimit-Policy", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Spillway-Degraded"}
+	o := newOrigin("Cache-Control", "max-age=60")
+	for _, name := range fields {
+		o.header.Set(name, "9")
+	}
+	h := cache.MustNew(cache.Config{}).Handler(o)
+	first, hit := get(h, page), get(h, page)
+	require.Contains(t, status(hit), "hit")
+	for _, name := range fields {
+		require.Equal(t, "9", first.Header().Get(name), "the client that asked is told")
+		require.Empty(t, hit.Header().Get(name), "%s is about one request alone", name)
+	}
+}
+
 func TestStaleWhileRevalidateAnswersAtOnceAndAsksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin()

@@ -244,7 +244,7 @@ func hopByHop(name string) bool {
 // about one request alone.
 func ownField(name string) bool {
 	switch name {
-	case "Age", "Ratelimit", "Ratelimit-Policy":
+	case "Age", "Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset":
 		return true
 	}
 	return strings.HasPrefix(name, "Spillway-")
