@@ -1,12 +1,16 @@
 package chain
 
 import (
+	"crypto/tls"
 	"flag"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,18 +57,12 @@ func (p *parts) handler(next http.Handler) http.Handler {
 }
 
 // proxy puts a balancer in front of next, which gets a server of its own.
-func proxy(t testing.TB, next http.Handler) (*balancer.Balancer, http.Handler) {
-	up := httptest.NewUnstartedServer(next)
-	up.Config.ErrorLog = quiet
-	up.Start()
-	pool := balancer.MustNew(balancer.Config{Backends: balancer.URLs(up.URL)})
-	t.Cleanup(func() {
-		up.CloseClientConnections()
-		up.Close()
-	})
+func proxy(t testing.TB, next http.Handler) (*balancer.Balancer, *httputil.ReverseProxy, *site) {
+	up := serve(t, "http1", next)
+	pool := balancer.MustNew(balancer.Config{Backends: balancer.URLs(up.url)})
 	rp := pool.Proxy()
 	rp.ErrorLog = quiet
-	return pool, rp
+	return pool, rp, up
 }
 
 var quiet = log.New(discard{}, "", 0)
@@ -77,14 +75,52 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 type site struct {
 	url    string
 	addr   string
+	tls    *tls.Config // of its clients
 	client *http.Client
+	conns  *conns
+
+	proxied  bool
+	readFrom atomic.Int64 // how often a response was sent by its ReadFrom
 }
+
+// conns counts the connections that a listener has accepted and nobody has
+// closed: neither the server nor who has hijacked them.
+type conns struct {
+	net.Listener
+	open atomic.Int64
+}
+
+type conn struct {
+	*net.TCPConn
+	closed func()
+}
+
+func (l *conns) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.open.Add(1)
+	return &conn{c.(*net.TCPConn), sync.OnceFunc(func() { l.open.Add(-1) })}, nil
+}
+
+func (c *conn) Close() error {
+	c.closed()
+	return c.TCPConn.Close()
+}
+
+// maxHeader is how much header the servers take: a MiB and what comes with it.
+const maxHeader = 1<<20 + 128<<10
 
 var protocols = []string{"http1", "http2", "h2c"}
 
 func serve(t testing.TB, protocol string, h http.Handler) *site {
 	srv := httptest.NewUnstartedServer(h)
 	srv.Config.ErrorLog = quiet
+	srv.Config.MaxHeaderBytes = maxHeader
+	srv.Config.DisableGeneralOptionsHandler = true // or OPTIONS * would not come to h
+	open := &conns{Listener: srv.Listener}
+	srv.Listener = open
 	tr := &http.Transport{MaxIdleConnsPerHost: 64}
 	switch protocol {
 	case "http2":
@@ -109,8 +145,10 @@ func serve(t testing.TB, protocol string, h http.Handler) *site {
 		srv.Close()
 	})
 	return &site{
-		url:  srv.URL,
-		addr: srv.Listener.Addr().String(),
+		url:   srv.URL,
+		addr:  srv.Listener.Addr().String(),
+		tls:   tr.TLSClientConfig,
+		conns: open,
 		client: &http.Client{
 			Transport:     tr,
 			Timeout:       20 * time.Second,
@@ -129,7 +167,10 @@ func (s *site) dial(t testing.TB) net.Conn {
 // settles waits until f is true, and fails with what otherwise.
 func settles(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	require.Eventually(t, f, 20*time.Second, 5*time.Millisecond, what)
+	if f() { // without waiting for the first tick
+		return
+	}
+	require.Eventually(t, f, 20*time.Second, 200*time.Microsecond, what)
 }
 
 // goroutines is how many there are once the number has stopped falling.
