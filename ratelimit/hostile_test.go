@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,6 +65,51 @@ func TestAWaitCutShortIsNotAnsweredAsIfNothingWereSpent(t *testing.T) {
 		require.Equal(t, http.StatusTooManyRequests, w.Code)
 		require.Contains(t, w.Header()["Ratelimit"][0], ";r=0;")
 		require.Equal(t, "20", w.Header().Get("Retry-After"))
+	})
+}
+
+func TestALearnedPaceIsKeptNoLongerThanMaxPauseByWhoeverWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &upstream{start: time.Now(), answer: func(call int) (int, http.Header) {
+			if call == 1 {
+				return 200, http.Header{"Ratelimit": {`"a";r=1;t=100000000`}} // three years for the next
+			}
+			return 200, http.Header{}
+		}}
+		l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(100), MaxPause: time.Minute})
+		require.NoError(t, send(ctx, l, u, "http://a.test/"))
+		require.NoError(t, send(ctx, l, u, "http://a.test/"), "the one that is left")
+		soon, cancel := context.WithTimeout(ctx, 59*time.Second)
+		defer cancel()
+		require.ErrorIs(t, send(soon, l, u, "http://a.test/"), ratelimit.ErrWait)
+		require.Zero(t, time.Since(u.start), "at once")
+		later, cancel := context.WithTimeout(ctx, 61*time.Second)
+		defer cancel()
+		require.NoError(t, send(later, l, u, "http://a.test/"))
+		require.InDelta(t, time.Minute, time.Since(u.start), float64(20*time.Millisecond))
+	})
+}
+
+func TestSetRateHoldsForThoseWhoAreInLineAlready(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &upstream{start: time.Now()}
+		l := ratelimit.MustNew(ratelimit.Config{
+			Rate: ratelimit.Rate{Requests: 1, Per: time.Hour, Burst: 2},
+			Cost: func(r *http.Request) int { n, _ := strconv.Atoi(r.URL.Query().Get("cost")); return n },
+		})
+		var wg sync.WaitGroup
+		for _, cost := range []string{"2", "1", "2", "1", "1"} {
+			wg.Go(func() {
+				err := send(ctx, l, u, "http://a.test/?cost="+cost)
+				require.Equal(t, cost == "2" && time.Since(u.start) > 0, errors.Is(err, ratelimit.ErrWait), err)
+			})
+			synctest.Wait()
+		}
+		time.Sleep(time.Minute)
+		require.NoError(t, l.SetRate(ratelimit.Rate{Requests: 1, Per: time.Second, Burst: 1}))
+		wg.Wait()
+		require.Len(t, u.calls, 4, "the one that costs more than the bucket now holds, holds nobody up")
+		require.InDelta(t, time.Minute+3*time.Second, time.Since(u.start), float64(100*time.Millisecond))
 	})
 }
 

@@ -30,6 +30,7 @@ func (l *Limiter) SetRate(rate Rate, also ...Rate) error {
 	}
 	l.plan.Store(p)
 	l.tiers.Store(nil) // they hold the old Also
+	l.upstreams.follow(p)
 	if l.cfg.RateOf == nil {
 		l.mem.Load().cut(p.limits)
 	}

@@ -25,8 +25,9 @@ var ErrWait = errors.New("ratelimit: the wait would be too long")
 // A 429 or 503 with Retry-After, and a RateLimit field without anything left,
 // pause the upstream, for all requests, at most for Config.MaxPause. A 429
 // without Retry-After pauses it for a second. A RateLimit field that promises
-// less than the rate slows the pace down to that for as long as it says.
-// Answers from a cache (Age) teach nothing.
+// less than the rate slows the pace down to that for as long as it says, at
+// most for Config.MaxPause too. Answers from a cache (Age) teach nothing.
+// SetRate holds at once, also for those who wait already.
 //
 // Of the Config, only Rate, Also, Key, Cost, MaxWait and MaxPause matter here.
 func (l *Limiter) Transport(next http.RoundTripper) http.RoundTripper {
@@ -56,7 +57,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	u := l.upstreams.get(key)
 	defer l.upstreams.put(u)
-	waited, err := u.wait(r.Context(), l.plan.Load(), l.cost(r), l.cfg.MaxWait)
+	waited, err := u.wait(r.Context(), &l.plan, l.cost(r), l.cfg.MaxWait)
 	l.waits.observe(waited)
 	if err != nil {
 		if r.Context().Err() == nil { // else the caller has left: no outcome

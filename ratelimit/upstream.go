@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -69,7 +70,7 @@ type upstream struct {
 	paused time.Time       // no request before
 	why    string
 	slowed time.Time     // until when the pace is a learned one
-	stop   chan struct{} // closed and replaced when a pause begins
+	stop   chan struct{} // closed and replaced when who sits out a wait must think again
 }
 
 func perSecond(l *limit) rate.Limit {
@@ -105,8 +106,8 @@ func (u *upstream) idle() bool {
 }
 
 // wait returns when it is the turn of a request that takes n tokens, or an
-// error when that would be too late.
-func (u *upstream) wait(ctx context.Context, p *plan, n int, longest time.Duration) (waited time.Duration, err error) {
+// error when that would be too late. The plan may change meanwhile.
+func (u *upstream) wait(ctx context.Context, p *atomic.Pointer[plan], n int, longest time.Duration) (waited time.Duration, err error) {
 	start := time.Now()
 	defer func() { waited = time.Since(start) }()
 	if err := u.enter(ctx, p, n, longest); err != nil {
@@ -126,12 +127,20 @@ func (u *upstream) wait(ctx context.Context, p *plan, n int, longest time.Durati
 	for {
 		u.mu.Lock()
 		now := time.Now()
-		u.refreshLocked(p, now)
-		wait, cancel := u.paused.Sub(now), func() {}
-		if wait <= 0 {
-			wait, cancel = u.reserveLocked(now, n)
+		u.refreshLocked(p.Load(), now)
+		if err := u.fitsLocked(n); err != nil {
+			u.mu.Unlock()
+			return 0, err
 		}
-		paused, stop := now.Before(u.paused), u.stop
+		wait, cancel := u.paused.Sub(now), func() {}
+		again := wait > 0
+		if !again {
+			wait, cancel = u.reserveLocked(now, n)
+			if left := u.slowed.Sub(now); left > 0 && wait > left { // then the pace is our own again
+				wait, again = left, true
+			}
+		}
+		stop := u.stop
 		u.mu.Unlock()
 		if wait <= 0 {
 			return 0, nil
@@ -141,31 +150,35 @@ func (u *upstream) wait(ctx context.Context, p *plan, n int, longest time.Durati
 			return 0, err
 		}
 		stopped, err := sleep(ctx, wait, stop)
-		if err != nil || stopped {
+		if err != nil || stopped || again {
 			cancel()
 		}
 		if err != nil {
 			return 0, err
 		}
-		if !stopped && !paused {
+		if !stopped && !again {
 			return 0, nil
 		}
 	}
 }
 
 // enter puts n tokens in line, unless that line is too long.
-func (u *upstream) enter(ctx context.Context, p *plan, n int, longest time.Duration) error {
+func (u *upstream) enter(ctx context.Context, p *atomic.Pointer[plan], n int, longest time.Duration) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := time.Now()
-	u.refreshLocked(p, now)
+	u.refreshLocked(p.Load(), now)
+	if err := u.fitsLocked(n); err != nil {
+		return err
+	}
 	wait := max(0, u.paused.Sub(now))
 	for i, lim := range u.pace {
-		if n > lim.Burst() {
-			return fmt.Errorf("%w: the request costs %d, policy %q holds %d", ErrWait, n, p.limits[i].policy, lim.Burst())
-		}
 		short := float64(u.queued+n) - lim.TokensAt(now)
-		if s := short / float64(lim.Limit()); s > wait.Seconds() {
+		s := short / float64(lim.Limit())
+		if slow := u.slowed.Sub(now).Seconds(); i == 0 && slow > 0 && s > slow {
+			s = slow + (short-slow*float64(lim.Limit()))/float64(perSecond(u.plan.limits[0]))
+		}
+		if s > wait.Seconds() {
 			wait = time.Duration(min(s*float64(time.Second), math.MaxInt64))
 		}
 	}
@@ -173,6 +186,16 @@ func (u *upstream) enter(ctx context.Context, p *plan, n int, longest time.Durat
 		return err
 	}
 	u.queued += n
+	return nil
+}
+
+// fitsLocked returns an error if a request for n tokens would wait for ever.
+func (u *upstream) fitsLocked(n int) error {
+	for i, lim := range u.pace {
+		if n > lim.Burst() {
+			return fmt.Errorf("%w: the request costs %d, policy %q holds %d", ErrWait, n, u.plan.limits[i].policy, lim.Burst())
+		}
+	}
 	return nil
 }
 
@@ -216,8 +239,7 @@ func (u *upstream) obey(a advice, longest time.Duration) (pausedUntil time.Time)
 			return time.Time{}
 		}
 		u.paused, u.why = until, a.why
-		close(u.stop)
-		u.stop = make(chan struct{})
+		u.stopLocked()
 		// Whatever tokens come in until then are not for a burst at the end.
 		for _, lim := range u.pace {
 			if have := int(lim.TokensAt(until)) - 1; have > 0 {
@@ -235,6 +257,25 @@ func (u *upstream) obey(a advice, longest time.Duration) (pausedUntil time.Time)
 		u.slowed = now.Add(min(a.within, longest))
 	}
 	return time.Time{}
+}
+
+// stopLocked ends the wait of the first in line, who then thinks again.
+func (u *upstream) stopLocked() {
+	close(u.stop)
+	u.stop = make(chan struct{})
+}
+
+// follow makes the paces those of p at once: whoever waits for a slower rate of
+// before waits no longer.
+func (us *upstreams) follow(p *plan) {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	for _, u := range us.byName {
+		u.mu.Lock()
+		u.refreshLocked(p, time.Now())
+		u.stopLocked()
+		u.mu.Unlock()
+	}
 }
 
 // paused yields the upstreams that are.
