@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -111,6 +112,35 @@ func TestSetRateHoldsForThoseWhoAreInLineAlready(t *testing.T) {
 		require.Len(t, u.calls, 4, "the one that costs more than the bucket now holds, holds nobody up")
 		require.InDelta(t, time.Minute+3*time.Second, time.Since(u.start), float64(100*time.Millisecond))
 	})
+}
+
+func TestTheBucketsOfAKeyAreInOneSlotOfACluster(t *testing.T) {
+	var keys []string
+	s := ratelimit.NewRedisStore("api:", func(_ context.Context, _ string, k []string, _ ...any) (any, error) {
+		keys = append(keys, k...)
+		return nil, errors.New("not today")
+	})
+	// What stands between the first brace and the next chooses the slot, or if
+	// that is nothing, the whole key: Redis cluster specification, hash tags.
+	tag := func(key string) string {
+		if _, rest, ok := strings.Cut(key, "{"); ok {
+			if in, _, ok := strings.Cut(rest, "}"); ok && in != "" {
+				return in
+			}
+		}
+		return key
+	}
+	seen := make(map[string]bool)
+	for _, key := range []string{"", "a", "}", "}}", "}a", "a}", "{", "{}", "{}}", "{}a", strings.Repeat("}", 65)} {
+		keys = nil
+		_, err := s.Charge(ctx, []ratelimit.Bucket{
+			{Key: key, Policy: "api", Rate: ratelimit.PerSecond(1)}, {Key: key, Policy: "api-day", Rate: ratelimit.PerDay(1)},
+		}, 1)
+		require.ErrorContains(t, err, "not today")
+		require.Equal(t, tag(keys[0]), tag(keys[1]), "%q", key)
+		require.False(t, seen[keys[0]], "%q", key)
+		seen[keys[0]] = true
+	}
 }
 
 type noAnswer struct{}

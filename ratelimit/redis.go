@@ -73,35 +73,36 @@ for i = 1, #KEYS do
 end
 return reply`
 
-// chargeScript adds ARGV[i] to the debt of each bucket.
+// chargeScript adds ARGV[i] to the debt of each bucket, which stays within two
+// years. It writes even if that changes nothing: a server that answers but takes
+// no writes, such as one that has become a replica, must not pass for one that
+// answers again.
 const chargeScript = clock + `
 local reply = {0}
 for i = 1, #KEYS do
-  local cost = tonumber(ARGV[i])
-  full[i] = math.max(full[i] + cost, now)
-  if full[i] <= now then
-    if cost < 0 then redis.call('DEL', KEYS[i]) end
-  elseif cost ~= 0 then
-    redis.call('SET', KEYS[i], string.format('%.0f', full[i]), 'PX', math.ceil((full[i] - now) / 8000))
-  end
+  full[i] = math.min(math.max(full[i] + ARGV[i], now), now + 504576000000000)
+  redis.call('SET', KEYS[i], string.format('%.0f', full[i]), 'PX', math.max(1, math.ceil((full[i] - now) / 8000)))
   reply[i+1] = full[i] - now
 end
 return reply`
 
-const eighth = 125 * time.Nanosecond
+const (
+	eighth     = 125 * time.Nanosecond
+	maxEighths = 2 * year / eighth // as in chargeScript
+)
 
 // eighths returns the time that n tokens take to come back, rounded up.
 func eighths(r Rate, n int) int64 {
 	hi, lo := bits.Mul64(uint64(n), uint64(r.Per))
 	unit := uint64(r.Requests)
 	if hi >= unit {
-		return int64(year / eighth)
+		return int64(maxEighths)
 	}
 	q, rem := bits.Div64(hi, lo, unit) // nanoseconds
 	if rem > 0 {
 		q++
 	}
-	return int64(min((q+uint64(eighth)-1)/uint64(eighth), uint64(2*year/eighth)))
+	return int64(min((q+uint64(eighth)-1)/uint64(eighth), uint64(maxEighths)))
 }
 
 func (s *redisStore) Take(ctx context.Context, buckets []Bucket, least, most int) (int, []time.Duration, error) {
@@ -145,7 +146,7 @@ func (s *redisStore) run(ctx context.Context, script string, buckets []Bucket, a
 	for i := range debts {
 		debt, isInt := reply[1+i].(int64)
 		ok = ok && isInt
-		debts[i] = time.Duration(max(0, min(debt, int64(2*year/eighth)))) * eighth
+		debts[i] = time.Duration(max(0, min(debt, int64(maxEighths)))) * eighth
 	}
 	if !ok {
 		return 0, nil, fmt.Errorf("ratelimit: redis: unexpected reply %v", answer)
@@ -154,13 +155,15 @@ func (s *redisStore) run(ctx context.Context, script string, buckets []Bucket, a
 }
 
 // key names the bucket in Redis. What stands in braces chooses the slot of a
-// cluster. A long key is hashed, so that nobody fills the server with them.
+// cluster: one that begins with a brace would end there, and leave each policy
+// to a slot of its own. A long key is hashed, so that nobody fills the server
+// with them.
 func (s *redisStore) key(b Bucket) string {
 	key := b.Key
 	if key == "" {
 		key = " " // which no header field can hold; empty braces choose no slot
 	}
-	if len(key) > 64 {
+	if len(key) > 64 || key[0] == '}' {
 		sum := sha256.Sum256([]byte(key))
 		key = "sha256-" + hex.EncodeToString(sum[:])
 	}
