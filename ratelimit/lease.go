@@ -80,34 +80,37 @@ func (l *Limiter) decideLeased(ctx context.Context, a *ask) {
 			select {
 			case <-busy:
 				if l.shared.down.Load() != nil {
-					l.decideDown(a)
+					l.decideDown(ctx, a)
 					return
 				}
 				continue
 			case <-ctx.Done():
-				l.decideDown(a)
+				l.decideDown(ctx, a)
 				return
 			}
 		}
 		done := make(chan struct{})
 		lease.fetching = done
 		sh.mu.Unlock()
+		defer func() { // also if the store calls Goexit
+			sh.mu.Lock()
+			lease.fetching = nil
+			sh.mu.Unlock()
+			close(done)
+		}()
 
 		taken, debts, err := l.call(ctx, a, false, a.n, max(a.n, ls.size))
-		l.settleCall(a, taken > 0, debts, err)
-
-		sh.mu.Lock()
-		lease.fetching = nil
-		close(done)
+		l.settleCall(ctx, a, taken > 0, debts, err)
 		if err == nil {
+			sh.mu.Lock()
 			lease.debts = a.debts
 			if taken > 0 {
 				lease.left += taken - a.n
 			} else if a.n == 1 {
 				lease.refused = time.Now().Add(ticksToDuration(a.wait))
 			}
+			sh.mu.Unlock()
 		}
-		sh.mu.Unlock()
 		return
 	}
 }

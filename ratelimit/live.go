@@ -76,6 +76,11 @@ func (m *memory) cut(limits []*limit) {
 func (l *Limiter) Peek(ctx context.Context, key string) Decision {
 	a := l.askKey(key, 0)
 	l.chargeAsk(ctx, a)
+	if l.shared != nil && l.shared.down.Load() != nil {
+		if l.answerDown(ctx, a); l.cfg.Outage != DecideLocally {
+			return l.decision(a)
+		}
+	}
 	debts := a.debts
 	a.n = 1
 	if a.judge(0); a.allowed {
@@ -89,8 +94,18 @@ func (l *Limiter) Peek(ctx context.Context, key string) Decision {
 // tokens back, as many as the buckets have room for. A bucket can be
 // overdrawn until it is two years from full; requests are refused until it has
 // their tokens again. Groups are left alone.
+//
+// While a Store is out, it charges the buckets in this process, at the price
+// that Allow then takes.
 func (l *Limiter) Charge(ctx context.Context, key string, n int) {
-	l.chargeAsk(ctx, l.askKey(key, n))
+	a := l.askKey(key, n)
+	if l.shared != nil && l.shared.down.Load() != nil {
+		l.probe(a)
+		a.localize()
+		l.mem.Load().charge(a)
+		return
+	}
+	l.chargeAsk(ctx, a)
 }
 
 // Forget fills key's buckets.

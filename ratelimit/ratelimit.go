@@ -162,7 +162,9 @@ type Config struct {
 	// StoreTimeout is how long a decision may wait for the Store. One that
 	// waited in vain, or got an error, makes it an outage: from then on
 	// decisions do not wait, and every 100 ms one of them has the Store
-	// asked in the background whether it answers again. Default 25ms.
+	// asked in the background whether it answers again. One whose own
+	// deadline left the Store less than an eighth of that has it asked first.
+	// Default 25ms.
 	StoreTimeout time.Duration
 
 	// Outage says how to decide meanwhile. Default DecideLocally.

@@ -33,6 +33,9 @@ func (l *Limiter) settle(next http.Handler, w http.ResponseWriter, r *http.Reque
 			return
 		}
 		if a.n = more; a.degraded && l.cfg.Outage == DecideLocally {
+			for _, lim := range a.limits[:a.all] {
+				a.n = max(a.n, -lim.rate.Burst) // no more was charged
+			}
 			l.mem.Load().charge(a) // that is where it was charged, by the local rates
 			return
 		}

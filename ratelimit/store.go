@@ -48,7 +48,7 @@ const (
 	// DecideLocally decides by buckets in this process, each with LocalShare
 	// of the rate, which have followed the shared ones until then.
 	DecideLocally Outage = iota
-	// LetPass lets all requests pass.
+	// LetPass lets all requests pass, but those whose context has ended.
 	LetPass
 	// RefuseAll refuses all requests, with 503 in Handler.
 	RefuseAll
@@ -82,7 +82,7 @@ func (l *Limiter) decideShared(ctx context.Context, a *ask) {
 	s := l.shared
 	if s.down.Load() != nil {
 		l.probe(a)
-		l.decideDown(a)
+		l.decideDown(ctx, a)
 		return
 	}
 	if s.leases != nil && a.n > 0 {
@@ -90,7 +90,7 @@ func (l *Limiter) decideShared(ctx context.Context, a *ask) {
 		return
 	}
 	taken, debts, err := l.call(ctx, a, a.n == 0, a.n, a.n)
-	l.settleCall(a, taken > 0 || a.n == 0, debts, err)
+	l.settleCall(ctx, a, taken > 0 || a.n == 0, debts, err)
 }
 
 // chargeShared is decideShared for Charge.
@@ -108,13 +108,13 @@ func (l *Limiter) chargeShared(ctx context.Context, a *ask) {
 		l.mem.Load().charge(a)
 		return
 	}
-	l.settleCall(a, true, debts, nil)
+	l.settleCall(ctx, a, true, debts, nil)
 }
 
 // settleCall makes a store's reply the answer to a.
-func (l *Limiter) settleCall(a *ask, allowed bool, debts []time.Duration, err error) {
+func (l *Limiter) settleCall(ctx context.Context, a *ask, allowed bool, debts []time.Duration, err error) {
 	if err != nil {
-		l.decideDown(a)
+		l.decideDown(ctx, a)
 		return
 	}
 	a.answer(allowed, debts)
@@ -153,6 +153,8 @@ type reply struct {
 func (l *Limiter) call(ctx context.Context, a *ask, charge bool, least, most int) (taken int, debts []time.Duration, err error) {
 	s := l.shared
 	buckets := a.buckets()
+	own, ok := ctx.Deadline()
+	hurried := ok && time.Until(own) < s.deadlines.within/8
 	var r reply
 	if s.prompt {
 		r = s.ask(s.deadlines.call(ctx), buckets, charge, least, most)
@@ -167,8 +169,15 @@ func (l *Limiter) call(ctx context.Context, a *ask, charge bool, least, most int
 			r.err = errLate
 		}
 	}
-	if r.err != nil {
-		l.failed(ctx, r.err)
+	switch {
+	case r.err == nil || ctx.Err() == context.Canceled: // it was the caller who left
+	case hurried && !time.Now().Before(own):
+		// A deadline so short says little about the store. If it made an outage,
+		// whoever may choose deadlines could have all others decided without it.
+		l.probe(a)
+	default:
+		s.failed.Add(1)
+		l.outage(r.err)
 	}
 	return r.taken, r.debts, r.err
 }
@@ -191,22 +200,17 @@ func (s *shared) ask(ctx context.Context, buckets []Bucket, charge bool, least, 
 	return r
 }
 
-// failed notes that the store did not answer, unless it was the caller who
-// left.
-func (l *Limiter) failed(ctx context.Context, err error) {
-	if ctx.Err() == context.Canceled {
-		return
-	}
+// outage has decisions made without the store from now on.
+func (l *Limiter) outage(err error) {
 	s := l.shared
-	s.failed.Add(1)
 	s.retry.Store(int64(time.Since(l.start) + recheck))
 	if s.down.CompareAndSwap(nil, &outage{time.Now(), err}) {
 		l.journal.add("%s: the store does not answer: %v", l.cfg.Name, err)
 	}
 }
 
-// probe asks the store, if it is time to, whether it answers again. It does
-// not wait for the answer: a later decision will find it.
+// probe asks the store, if it is time to, whether it answers. It does not wait
+// for the answer: a later decision will find it.
 func (l *Limiter) probe(a *ask) {
 	s := l.shared
 	if int64(time.Since(l.start)) < s.retry.Load() || !s.probing.CompareAndSwap(false, true) {
@@ -218,8 +222,10 @@ func (l *Limiter) probe(a *ask) {
 		s.retry.Store(int64(time.Since(l.start) + recheck))
 		ctx, cancel := context.WithTimeout(context.Background(), max(s.deadlines.within, time.Second))
 		defer cancel()
+		defer context.AfterFunc(ctx, func() { l.outage(errLate) })() // it need not heed ctx
 		if r := s.ask(ctx, buckets, true, 0, 0); r.err != nil {
 			s.failed.Add(1)
+			l.outage(r.err)
 			return
 		}
 		if o := s.down.Swap(nil); o != nil {
@@ -229,13 +235,17 @@ func (l *Limiter) probe(a *ask) {
 }
 
 // decideDown answers a without the store.
-func (l *Limiter) decideDown(a *ask) {
+func (l *Limiter) decideDown(ctx context.Context, a *ask) {
 	l.shared.degraded.Add(1)
+	l.answerDown(ctx, a)
+}
+
+func (l *Limiter) answerDown(ctx context.Context, a *ask) {
 	a.degraded = true
-	switch l.cfg.Outage {
-	case LetPass:
+	switch {
+	case l.cfg.Outage == LetPass && ctx.Err() == nil: // leaving must not be a way around the limit
 		a.allowed = true
-	case RefuseAll:
+	case l.cfg.Outage != DecideLocally:
 		a.allowed, a.wait = false, int64(time.Second)*ticksPerNano
 	default:
 		full, n := a.limits, a.n
@@ -245,8 +255,8 @@ func (l *Limiter) decideDown(a *ask) {
 				return
 			}
 		}
+		a.localize()
 		for i := range a.all {
-			a.limits[i] = full[i].local
 			a.n = min(a.n, a.limits[i].rate.Burst) // what is over comes at the price of the whole burst
 		}
 		if n > 0 {
@@ -255,6 +265,13 @@ func (l *Limiter) decideDown(a *ask) {
 			l.mem.Load().charge(a)
 		}
 		a.n = n
+	}
+}
+
+// localize makes a's limits those that hold while a store is out.
+func (a *ask) localize() {
+	for i := range a.all {
+		a.limits[i] = a.limits[i].local
 	}
 }
 
