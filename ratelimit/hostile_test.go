@@ -1,6 +1,7 @@
 package ratelimit_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -111,6 +112,31 @@ func TestSetRateHoldsForThoseWhoAreInLineAlready(t *testing.T) {
 		wg.Wait()
 		require.Len(t, u.calls, 4, "the one that costs more than the bucket now holds, holds nobody up")
 		require.InDelta(t, time.Minute+3*time.Second, time.Since(u.start), float64(100*time.Millisecond))
+	})
+}
+
+// A slowFile takes ten seconds for each write.
+type slowFile struct{ bytes.Buffer }
+
+func (f *slowFile) Write(p []byte) (int, error) {
+	time.Sleep(10 * time.Second)
+	return f.Buffer.Write(p)
+}
+
+func TestASnapshotThatTakesLongForgivesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(1)})
+		for i := range 2000 {
+			allow(t, old, strconv.Itoa(i), 1)
+		}
+		var f slowFile
+		require.NoError(t, old.Snapshot(&f))
+		l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(1)})
+		require.NoError(t, l.Restore(&f.Buffer))
+		for i := range 2000 {
+			key := strconv.Itoa(i)
+			require.InDelta(t, old.Peek(ctx, key).RetryAfter, l.Peek(ctx, key).RetryAfter, float64(time.Microsecond))
+		}
 	})
 }
 

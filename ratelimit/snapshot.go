@@ -33,11 +33,12 @@ func (l *Limiter) Snapshot(w io.Writer) error {
 			words = binary.LittleEndian.AppendUint64(words, x)
 		}
 	}
+	now := m.now() // of all debts, however long the writing takes
 	put(snapshotMagic, m.seed.a, m.seed.b, uint64(time.Now().UnixNano()), uint64(len(m.tables)))
 	for _, t := range m.tables {
 		put(uint64(t.width))
 		for i := range t.shards {
-			t.debts(&t.shards[i], m.now(), put)
+			t.debts(&t.shards[i], now, put)
 			if _, err := out.Write(words); err != nil {
 				return fmt.Errorf("ratelimit: Snapshot: %w", err)
 			}
