@@ -110,14 +110,14 @@ func (l *Limiter) answer(w http.ResponseWriter, r *http.Request, a *ask) {
 	}
 }
 
-// wantsJSON reports whether Accept names a JSON type.
+// wantsJSON reports whether Accept names a JSON type, and does not refuse it.
 func wantsJSON(h http.Header) bool {
 	for _, v := range h["Accept"] {
 		for part := range strings.SplitSeq(v, ",") {
 			mime, params, _ := strings.Cut(part, ";")
 			mime = strings.ToLower(strings.TrimSpace(mime))
-			if mime == "application/json" || mime == "application/problem+json" {
-				return !refusedQuality(params)
+			if (mime == "application/json" || mime == "application/problem+json") && !refusedQuality(params) {
+				return true
 			}
 		}
 	}

@@ -114,7 +114,7 @@ func TestTheAnswerIsTextOrProblemJSON(t *testing.T) {
 	require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
 	require.Regexp(t, `^Too many requests: try again in \d+ seconds\.\n$`, w.Body.String())
 
-	for _, accept := range []string{"application/json", "text/html, application/problem+json;q=0.5", "Application/JSON;charset=utf-8"} {
+	for _, accept := range []string{"application/json", "text/html, application/problem+json;q=0.5", "Application/JSON;charset=utf-8", "application/json;q=0, application/problem+json"} {
 		w = get(h, with("Accept", accept))
 		require.Equal(t, "application/problem+json", w.Header().Get("Content-Type"), accept)
 		var p map[string]any

@@ -115,6 +115,20 @@ func TestSetRateHoldsForThoseWhoAreInLineAlready(t *testing.T) {
 	})
 }
 
+func TestAnAnswerAfterAFlushThatCouldNotBeIsTheOneThatIsSettled(t *testing.T) {
+	settled := 0
+	l := ratelimit.MustNew(ratelimit.Config{
+		Rate:   ratelimit.PerHour(10),
+		Settle: func(_ *http.Request, o ratelimit.Outcome) int { settled = o.Status; return 1 },
+	})
+	h := l.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		require.ErrorIs(t, http.NewResponseController(w).Flush(), http.ErrNotSupported)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	h.ServeHTTP(struct{ http.ResponseWriter }{httptest.NewRecorder()}, httptest.NewRequest("GET", "/", nil))
+	require.Equal(t, http.StatusUnauthorized, settled)
+}
+
 // A slowFile takes ten seconds for each write.
 type slowFile struct{ bytes.Buffer }
 

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -84,8 +85,11 @@ func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
 func (w *recorder) Flush() { w.FlushError() }
 
 func (w *recorder) FlushError() error {
-	w.begun()
-	return http.NewResponseController(w.ResponseWriter).Flush()
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if !errors.Is(err, http.ErrNotSupported) { // else nothing was sent
+		w.begun()
+	}
+	return err
 }
 
 func (w *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
