@@ -23,10 +23,18 @@ func (cfg *Config) check() (errs []error) {
 	if len(cfg.Groups) > maxGroups {
 		bad("Groups has %d groups, must have at most %d", len(cfg.Groups), maxGroups)
 	}
+	taken := map[string]bool{cfg.Name: true}
+	for i := range cfg.Also {
+		taken[alsoName(cfg.Name, i+1, cfg.Also)] = true
+	}
 	for i, g := range cfg.Groups {
-		if !goodName(g.Name) || g.Name == "" {
+		switch {
+		case !goodName(g.Name) || g.Name == "":
 			bad("Groups[%d].Name is %q, must be printable ASCII without quote and backslash", i, g.Name)
+		case taken[g.Name]: // in a Store, they would share buckets where their keys are the same
+			bad("Groups[%d].Name is %q, must not be that of another policy", i, g.Name)
 		}
+		taken[g.Name] = true
 		if g.Key == nil {
 			bad("Groups[%d].Key is nil, must name the group of a request", i)
 		}

@@ -195,7 +195,7 @@ type Config struct {
 
 // A Group is a wider bucket that requests draw from beside their own.
 type Group struct {
-	Name string  // of the policy in header fields. Required, as for Config.Name
+	Name string  // of the policy, no other's. Required, as for Config.Name
 	Key  KeyFunc // names the group of a request. Required
 	Rate Rate    // what each group is held to. Required
 }

@@ -351,6 +351,9 @@ func TestEveryBadFieldIsNamed(t *testing.T) {
 		{ratelimit.Config{Rate: ratelimit.PerSecond(1), MaxKeys: -1}, "Config.MaxKeys is -1"},
 		{ratelimit.Config{Rate: ratelimit.PerSecond(1), MaxWait: -1}, "Config.MaxWait is -1ns"},
 		{ratelimit.Config{Rate: ratelimit.PerSecond(1), Groups: make([]ratelimit.Group, 1)}, "Config.Groups[0].Key is nil"},
+		{ratelimit.Config{Rate: ratelimit.PerSecond(1), Groups: []ratelimit.Group{{Name: "default"}}}, `Config.Groups[0].Name is "default", must not be that of another policy`},
+		{ratelimit.Config{Rate: ratelimit.PerSecond(1), Name: "api", Also: []ratelimit.Rate{ratelimit.PerDay(9)}, Groups: []ratelimit.Group{{Name: "api-day"}}}, `Config.Groups[0].Name is "api-day", must not`},
+		{ratelimit.Config{Rate: ratelimit.PerSecond(1), Groups: []ratelimit.Group{{Name: "all"}, {Name: "all"}}}, `Config.Groups[1].Name is "all", must not`},
 	} {
 		_, err := ratelimit.New(c.cfg)
 		require.ErrorContains(t, err, c.want)
