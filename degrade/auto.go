@@ -20,8 +20,16 @@ type auto struct {
 	dim      float64               // share of users who keep the features of this level that are Auto
 }
 
-// guessedCost is what entering a level is taken to save until it has been seen.
-const guessedCost = 1.3
+const (
+	guessedCost = 1.3    // what entering a level is taken to save until it has been seen
+	topPressure = 1000.0 // more counts as this, infinity too, which would stay in every average
+
+	// The pressure after a level was entered may have fallen by itself, as after a
+	// short peak, and not because of the level. So what entering it was seen to save
+	// is believed less and less, over so many times the wait before it is left, which
+	// doubles when leaving was too soon. Else a peak would be paid for all day.
+	beliefHolds = 60.0
+)
 
 func (s *Switch) jitter(d time.Duration) time.Duration {
 	return d + rand.N(d/5+1)
@@ -32,7 +40,7 @@ func (s *Switch) tick(now time.Time) {
 	p := math.NaN()
 	for _, f := range s.cfg.Pressure {
 		if v := ask(f); !math.IsNaN(v) && (math.IsNaN(p) || v > p) {
-			p = v
+			p = min(max(v, 0), topPressure)
 		}
 	}
 	// Foreign functions are asked without the lock.
@@ -128,7 +136,7 @@ func (s *Switch) decideLocked(now time.Time, p float64) {
 		a.before, a.entered, a.high, a.dim = a.recent, now, time.Time{}, 0
 		s.level++
 		s.noteLocked(now, "level %s: pressure %.2f for %v", s.level, p, s.cfg.EnterAfter)
-	case s.level > 0 && p*s.costOf(s.level) <= s.cfg.Leave:
+	case s.level > 0 && p*s.costOf(s.level, now) <= s.cfg.Leave:
 		a.high = time.Time{}
 		if a.low.IsZero() {
 			a.low = now
@@ -136,9 +144,10 @@ func (s *Switch) decideLocked(now time.Time, p float64) {
 		if now.Sub(a.low) < a.hold {
 			return
 		}
+		expected := p * s.costOf(s.level, now)
 		a.left, a.low, a.before, a.dim = now, time.Time{}, 0, 1
 		s.level--
-		s.noteLocked(now, "level %s: pressure %.2f, expected %.2f", s.level, p, p*s.costOf(s.level+1))
+		s.noteLocked(now, "level %s: pressure %.2f, expected %.2f", s.level, p, expected)
 	default:
 		a.high, a.low = time.Time{}, time.Time{}
 	}
@@ -158,9 +167,11 @@ func (s *Switch) dimLocked(p float64) bool {
 }
 
 // costOf is how many times higher the pressure is expected to be one level below l.
-func (s *Switch) costOf(l Level) float64 {
-	if c := s.auto.cost[l]; c > 0 {
-		return c
+func (s *Switch) costOf(l Level, now time.Time) float64 {
+	a := &s.auto
+	if a.cost[l] == 0 {
+		return guessedCost
 	}
-	return guessedCost
+	age := float64(now.Sub(a.entered)) / (beliefHolds * float64(a.hold))
+	return 1 + (a.cost[l]-1)*math.Exp(-age)
 }

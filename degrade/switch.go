@@ -61,9 +61,11 @@ type SwitchConfig struct {
 	// Leave is the pressure that must be expected one level below, for
 	// LeaveAfter, before that level is tried; default 0.8 and 5 s. What is
 	// expected is the present pressure times what entering the level was seen to
-	// save. LeaveAfter is lengthened by up to a fifth, at random, so that a fleet
-	// does not step together, and doubles, up to MaxLeaveAfter (default 5 min),
-	// each time that the level had to be entered again soon.
+	// save, of which less is believed the longer ago that was, by default half
+	// after three and a half minutes: the load may have fallen by itself.
+	// LeaveAfter is lengthened by up to a fifth, at random, so that a fleet does
+	// not step together, and doubles, up to MaxLeaveAfter (default 5 min), each
+	// time that the level had to be entered again soon.
 	Leave                     float64
 	LeaveAfter, MaxLeaveAfter time.Duration
 

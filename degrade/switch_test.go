@@ -91,6 +91,60 @@ func TestTheLevelDoesNotFlapAtConstantLoad(t *testing.T) {
 	}
 }
 
+// What a short peak leaves behind is a load that has fallen by itself, which
+// must not pass for what the level saves.
+func TestAShortPeakIsNotPaidForAllDay(t *testing.T) {
+	for _, peak := range []float64{1.2, 2, 5, 100, math.Inf(1)} {
+		synctest.Test(t, func(t *testing.T) {
+			var p signal
+			sw := degrade.MustNewSwitch(degrade.SwitchConfig{Pressure: []func() float64{p.value}})
+			sw.Feature("reviews", degrade.Optional)
+			defer running(t, sw)()
+			p.set(0.5)
+			time.Sleep(time.Minute)
+			p.set(peak)
+			time.Sleep(1500 * time.Millisecond)
+			require.Equal(t, degrade.Reduced, sw.Level())
+			p.set(0.5)
+			time.Sleep(20 * time.Minute)
+			require.Equal(t, degrade.Full, sw.Level(), "after a peak of %v", peak)
+		})
+	}
+}
+
+// That the belief in what a level saves fades means trying again now and then, which
+// becomes rare where it was too soon.
+func TestAtConstantLoadTheSwitchTriesAgainMoreAndMoreRarely(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sw *degrade.Switch
+		sw = degrade.MustNewSwitch(degrade.SwitchConfig{Pressure: []func() float64{func() float64 {
+			return 1.05 * []float64{1, 0.7}[sw.Level()]
+		}}})
+		sw.Feature("reviews", degrade.Optional)
+		defer running(t, sw)()
+		time.Sleep(time.Hour)
+		hour := sw.Stats().Changes
+		require.LessOrEqual(t, hour, uint64(7), "in the first hour")
+		time.Sleep(23 * time.Hour)
+		require.LessOrEqual(t, sw.Stats().Changes-hour, uint64(12), "in the rest of the day")
+	})
+}
+
+func TestAPressureWithoutBoundIsShownAndForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p signal
+		sw := degrade.MustNewSwitch(degrade.SwitchConfig{Pressure: []func() float64{p.value}})
+		sw.Feature("reviews", degrade.Optional)
+		defer running(t, sw)()
+		for _, v := range []float64{math.Inf(1), math.Inf(-1)} { // such as something over nothing
+			p.set(v)
+			time.Sleep(5 * time.Second)
+			w := get(sw.Admin(), func(r *http.Request) { r.RemoteAddr, r.Host = "127.0.0.1:1", "localhost" })
+			require.True(t, json.Valid(w.Body.Bytes()), "a pressure of %v: %q", v, w.Body)
+		}
+	})
+}
+
 func TestASignalThatFailsIsNotCalm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p signal
