@@ -41,10 +41,14 @@ type adminChange struct {
 //	POST    the same
 //	DELETE  ?target=reviews&author=ann releases it
 //
-// Requests that do not come from this machine, or that a proxy has passed on,
-// are answered 403: it has no idea of who may do what. To let others in, check
-// who they are and pass [WithAdmin] on. Those that change something must be application/json (DELETE:
-// have the field Spillway-Admin), and come from no other site
+// Requests that do not come from this machine, or that a proxy says it has
+// passed on, are answered 403: it has no idea of who may do what. A proxy on this
+// machine that says nothing, as nginx unless it is told to, looks like this
+// machine: let it pass nothing on to Admin. To let others in, check who they are
+// and pass [WithAdmin] on.
+//
+// Requests that change something must be application/json (DELETE: have the
+// field Spillway-Admin), and come from no other site
 // ([http.CrossOriginProtection]), so that no web page can make a browser send them.
 func (s *Switch) Admin() http.Handler {
 	h := http.NewCrossOriginProtection().Handler(http.HandlerFunc(s.admin))

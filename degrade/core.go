@@ -22,6 +22,7 @@ const (
 	waitingBit = 1 << 24
 	doneOne    = 1 << 25
 	doneShift  = 25
+	countMask  = 1<<39 - 1 // of a difference between two counts, either of which may have wrapped
 )
 
 // maxSlots is the highest limit, well below what the word can count.
@@ -103,7 +104,7 @@ func (c *core) wait(now int64, ask *waiter) (v verdict, w *waiter, base, spread 
 		}
 		if c.word.CompareAndSwap(word, word|waitingBit) {
 			c.ctl.spell(now)
-			c.load.easy.add(now, float64(admitted(word)-c.load.came))
+			c.load.easy.add(now, float64((admitted(word)-c.load.came)&countMask))
 			break
 		}
 	}
@@ -236,12 +237,19 @@ func (c *core) init(cfg Config) {
 	}
 }
 
-// fix sets a fixed limit, or with zero goes on adapting from where it stands.
+// fix sets a fixed limit, or with zero goes on adapting from where it stands,
+// within the bounds for what is found.
 func (c *core) fix(now int64, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ctl.adaptive = n == 0
-	if n > 0 {
-		c.setLimit(now, c.ctl.set(now, c.latency(), float64(n)))
+	within := min(max(int(c.ctl.limit), c.ctl.min), c.ctl.max)
+	switch {
+	case n > 0:
+		c.ctl.set(now, c.latency(), float64(n))
+		c.ctl.limit = float64(n)
+		c.setLimit(now, n)
+	case within != int(c.ctl.limit):
+		c.setLimit(now, c.ctl.set(now, c.latency(), float64(within)))
 	}
 }

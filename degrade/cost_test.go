@@ -43,6 +43,12 @@ func TestWhatARequestAllocates(t *testing.T) {
 		{"admission", 0, serve(shed.Handler(next))},
 		{"admission of a critical request", 1, serve(MustNew(as(Critical)).Handler(next))},
 		{"admission of a sheddable request", 1, serve(MustNew(as(Sheddable)).Handler(next))},
+		{"admission with a timeout that is believed", 5, func() func() {
+			h := MustNew(Config{Trust: func(*http.Request) bool { return true }}).Handler(next)
+			w, r := discard{http.Header{}}, httptest.NewRequest("GET", "/", nil)
+			r.Header.Set(TimeoutHeader, "5000")
+			return func() { h.ServeHTTP(w, r) }
+		}()},
 		{"Acquire and release", 1, func() {
 			release, err := shed.Acquire(ctx, Normal)
 			if err == nil {

@@ -139,8 +139,9 @@ func (f *Feature) Handler(live, fallback http.Handler) http.Handler {
 		}
 		if f.sw.pinned(r.Context()) == nil { // no Switch.Handler in front
 			m := &marker{ResponseWriter: w, sw: f.sw, left: []string{f.name}}
-			defer m.send(http.StatusOK) // when nothing was written
-			w = m
+			fallback.ServeHTTP(m, r)
+			m.send(http.StatusOK) // when nothing was written
+			return
 		}
 		fallback.ServeHTTP(w, r)
 	})

@@ -16,12 +16,14 @@ import (
 // goroutine. In next, [PriorityOf] returns the priority of the request.
 func (s *Shedder) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.cfg.Exempt != nil && s.cfg.Exempt(r) {
+		exempt := s.cfg.Exempt != nil && s.cfg.Exempt(r)
+		r, believed := s.believe(r)
+		if exempt {
 			next.ServeHTTP(w, r)
 			return
 		}
 		t := ticket{}
-		r, cancel := s.read(r, &t)
+		r, cancel := s.read(r, believed, &t)
 		if cancel != nil {
 			defer cancel()
 		}
@@ -46,22 +48,32 @@ func (s *Shedder) Handler(next http.Handler) http.Handler {
 	})
 }
 
-// read finds out the priority of r, and heeds the deadline that a trusted
-// client has sent along. A request that is Normal keeps its context, which saves
-// the copy.
-func (s *Shedder) read(r *http.Request, t *ticket) (*http.Request, context.CancelFunc) {
+// believe reports whether r has fields of ours that are to be believed. Those
+// that are not are gone from the request that it returns, or a proxy would hand
+// them to a service that believes us.
+func (s *Shedder) believe(r *http.Request) (*http.Request, bool) {
+	if r.Header[PriorityHeader] == nil && r.Header[TimeoutHeader] == nil {
+		return r, false
+	}
+	if s.cfg.Trust != nil && s.cfg.Trust(r) {
+		return r, true
+	}
+	r = r.WithContext(r.Context()) // a handler must not change what it is given
+	r.Header = r.Header.Clone()
+	delete(r.Header, PriorityHeader)
+	delete(r.Header, TimeoutHeader)
+	return r, false
+}
+
+// read finds out the priority of r, and heeds the deadline that a client has
+// sent along who is believed. A request that is Normal keeps its context, which
+// saves the copy.
+func (s *Shedder) read(r *http.Request, believed bool, t *ticket) (*http.Request, context.CancelFunc) {
 	ctx, cancel, known := r.Context(), context.CancelFunc(nil), false
-	if r.Header[PriorityHeader] != nil || r.Header[TimeoutHeader] != nil {
-		if s.cfg.Trust != nil && s.cfg.Trust(r) {
-			t.p, known = ParsePriority(header(r.Header, PriorityHeader))
-			if ms, ok := parseTimeout(header(r.Header, TimeoutHeader)); ok {
-				ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
-			}
-		} else { // or a proxy would hand them to a service that believes us
-			r = r.WithContext(ctx) // a handler must not change what it is given
-			r.Header = r.Header.Clone()
-			delete(r.Header, PriorityHeader)
-			delete(r.Header, TimeoutHeader)
+	if believed {
+		t.p, known = ParsePriority(header(r.Header, PriorityHeader))
+		if ms, ok := parseTimeout(header(r.Header, TimeoutHeader)); ok {
+			ctx, cancel = context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
 		}
 	}
 	if !known && s.cfg.Priority != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"testing"
@@ -192,5 +194,80 @@ func TestAHookThatHangsHoldsUpOneRequestAndBoundedMemory(t *testing.T) {
 			synctest.Wait()
 			require.Len(t, *told, 1+bound)
 		})
+	})
+}
+
+func TestAStrangersPriorityIsNotPassedOnFromAnExemptRequestEither(t *testing.T) {
+	var got http.Header
+	h := degrade.MustNew(degrade.Config{Exempt: func(*http.Request) bool { return true }}).Handler(http.HandlerFunc(
+		func(_ http.ResponseWriter, r *http.Request) { got = r.Header },
+	))
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set(degrade.PriorityHeader, "critical")
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	require.Empty(t, got)
+}
+
+func TestAFallbackThatPanicsMarksNothing(t *testing.T) {
+	sw := degrade.MustNewSwitch(degrade.SwitchConfig{})
+	reviews := sw.Feature("reviews", degrade.Optional)
+	require.NoError(t, sw.Set(override("reviews", 0)))
+	w := httptest.NewRecorder()
+	func() { // such as recovers a panic and answers 500
+		defer func() { _ = recover(); w.WriteHeader(500) }()
+		reviews.Handler(nil, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") })).
+			ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	}()
+	require.Empty(t, w.Result().Header, "a failure that may be kept for ten seconds")
+	require.Zero(t, sw.Stats().Degraded)
+}
+
+func TestTheKeysOfAnOverrideAreCopied(t *testing.T) {
+	sw := degrade.MustNewSwitch(degrade.SwitchConfig{Key: func(*http.Request) string { return "bob" }})
+	reviews := sw.Feature("reviews", degrade.Optional)
+	o := override("reviews", 0)
+	o.Keys = []string{"ann"}
+	require.NoError(t, sw.Set(o))
+	o.Keys[0] = "bob"
+	sw.Overrides()[0].Keys[0] = "bob"
+	get(sw.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		require.False(t, reviews.EnabledFor(r.Context()))
+	})))
+}
+
+func TestAFixedLimitIsNotBoundAndAFoundOneIs(t *testing.T) {
+	shed := degrade.MustNew(degrade.Config{MinLimit: 10, MaxLimit: 20})
+	for _, c := range [][2]int{{100, 100}, {0, 20}, {3, 3}, {0, 10}, {15, 15}, {0, 15}} {
+		require.NoError(t, shed.SetLimit(c[0]))
+		require.Equal(t, c[1], shed.Stats().Limit, "SetLimit(%d)", c[0])
+	}
+}
+
+func TestAFileThatIsAsItWasIsReadAgainAfterAFailure(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "switch.json")
+	write := func(s string, at time.Time) {
+		require.NoError(t, os.WriteFile(file, []byte(s), 0o600))
+		require.NoError(t, os.Chtimes(file, at, at))
+		time.Sleep(3 * time.Second)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		first := time.Now()
+		write("[]", first)
+		sw := degrade.MustNewSwitch(degrade.SwitchConfig{File: file})
+		defer running(t, sw)()
+		bad := `[{"target":"reviews"}]`
+		write(bad, time.Now())
+		write("[]", first) // as a backup that is moved back
+		write(bad, time.Now())
+		write(bad, time.Now())
+		var texts []string
+		for _, text := range sw.Changes() {
+			require.NotContains(t, text, "\n", "one sentence")
+			texts = append(texts, text)
+		}
+		require.Len(t, texts, 3, "a failure that lasts is told once")
+		require.Contains(t, texts[0], "file not read")
+		require.Contains(t, texts[1], "file read: 0 overrides")
+		require.Equal(t, texts[0], texts[2])
 	})
 }

@@ -166,7 +166,7 @@ func (c *core) step(now int64) {
 	if dt := now - c.load.at; dt > 0 {
 		c.load.busy += (float64(word&takenMask) - c.load.busy) * (1 - math.Exp(-float64(dt)/rateTau))
 		mask := uint64(0)
-		for r := float64(done-c.load.done) / float64(dt) * 1e9; r > 2*latenciesPerSecond; r /= 2 {
+		for r := float64((done-c.load.done)&countMask) / float64(dt) * 1e9; r > 2*latenciesPerSecond; r /= 2 {
 			mask = mask<<1 | 1
 		}
 		c.mask.Store(mask)

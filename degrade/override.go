@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"sort"
+	"strings"
 	"time"
 )
 
@@ -77,6 +79,7 @@ func (s *Switch) Set(o Override) error {
 		s.mu.Unlock()
 		return fmt.Errorf("degrade: Override.Target is %q, must be a feature or \"level\"", o.Target)
 	}
+	o.Keys = slices.Clone(o.Keys) // the caller's slice is not ours to keep
 	s.overrides[o.Target] = o
 	s.noteLocked(now, "%s", o.sentence())
 	s.publishLocked(now)
@@ -139,6 +142,9 @@ func (s *Switch) inForce(now time.Time) (all []Override, ended bool) {
 			all = append(all, o)
 		}
 	}
+	for i := range all {
+		all[i].Keys = slices.Clone(all[i].Keys) // ours is read by requests without a lock
+	}
 	sort.Slice(all, func(i, j int) bool { return all[i].Target < all[j].Target })
 	return all, ended
 }
@@ -197,7 +203,7 @@ func (s *Switch) rereadFile(now time.Time) {
 		return
 	}
 	info, err := os.Stat(s.cfg.File)
-	if err == nil && info.ModTime().Equal(seen.mod) && info.Size() == seen.size {
+	if err == nil && seen.err == "" && info.ModTime().Equal(seen.mod) && info.Size() == seen.size {
 		s.mu.Lock()
 		s.fileSeen.checked = now
 		s.mu.Unlock()
@@ -207,9 +213,9 @@ func (s *Switch) rereadFile(now time.Time) {
 	s.mu.Lock()
 	s.fileSeen.checked = now
 	if err != nil {
-		if s.fileSeen.err != err.Error() {
-			s.fileSeen.err = err.Error()
-			s.noteLocked(now, "file not read, what it said before stays: %v", err)
+		if why := strings.ReplaceAll(err.Error(), "\n", "; "); s.fileSeen.err != why {
+			s.fileSeen.err = why
+			s.noteLocked(now, "file not read, what it said before stays: %s", why)
 		}
 	} else {
 		s.fileSeen.err = ""

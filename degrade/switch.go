@@ -51,7 +51,8 @@ type SwitchConfig struct {
 
 	// Pressure are the signals: 0 is idle, 1 at the limit, more is too much. The
 	// highest counts; one that is NaN or panics is ignored, and when none is
-	// left the level stays. None: the level changes by hand only.
+	// left the level stays. None: the level changes by hand only. Requests ask
+	// them, four times a second, so they must be quick.
 	Pressure []func() float64
 
 	// Enter is the pressure at which the next level is entered once it has
