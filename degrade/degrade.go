@@ -52,8 +52,11 @@
 // more together than can be told from an overload, and at 70 % of the capacity
 // up to four in a thousand are refused; one that becomes slower while all slots
 // are taken is noticed after a few dozen requests, which at ten a second are
-// seconds. A panic or the end of a handler's goroutine gives the slot back; a
-// handler that never returns keeps it. A panic in a hook is counted.
+// seconds. Where one request in a hundred takes a thousand times as long as the
+// others, or all suddenly do, their slots can be taken for a queue and most
+// requests be refused: set MinLimit, or give what is slow a Shedder of its own.
+// A panic or the end of a handler's goroutine gives the slot back; a handler
+// that never returns keeps it. A panic in a hook is counted.
 //
 // # What it does not do
 //
@@ -78,12 +81,11 @@ type Config struct {
 	// Name labels its metrics; default "default".
 	Name string
 
-	// Limit is how many requests may run at once. Zero finds it out and
-	// follows it, from 8 up. By Little's law the backend can use as many slots as
-	// it completes requests per second times the seconds that one takes when
+	// Limit is how many requests may run at once. Zero finds it out, beginning
+	// with 8, and follows it. By Little's law the backend can use as many slots
+	// as it completes requests per second times the seconds that one takes when
 	// the backend is at ease. Both are measured, and taking slots away is a
-	// trial, taken back when less gets done. So neither service times that vary
-	// nor a dependency that becomes slow are mistaken for a queue.
+	// trial, taken back when less gets done.
 	Limit int
 	// MinLimit and MaxLimit bound what is found; default 1 and 1048576.
 	MinLimit, MaxLimit int
