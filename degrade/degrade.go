@@ -52,9 +52,11 @@
 // more together than can be told from an overload, and at 70 % of the capacity
 // up to four in a thousand are refused; one that becomes slower while all slots
 // are taken is noticed after a few dozen requests, which at ten a second are
-// seconds. Where one request in a hundred takes a thousand times as long as the
-// others, or all suddenly do, their slots can be taken for a queue and most
-// requests be refused: set MinLimit, or give what is slow a Shedder of its own.
+// seconds. A request that lasts a thousand times as long as the others, such as
+// a large file to a client that reads slowly, keeps its slot meanwhile; when a
+// few of them hold all of the limit that was found, the others are refused
+// until they end. Name them in LongLived, give them a Shedder of their own, or
+// set MinLimit above their number, and have timeouts in the http.Server.
 // A panic or the end of a handler's goroutine gives the slot back; a handler
 // that never returns keeps it. A panic in a hook is counted.
 //
