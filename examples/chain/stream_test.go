@@ -17,54 +17,108 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/go-spillway/spillway/balancer"
 	"github.com/go-spillway/spillway/degrade"
 )
 
 // TestEventsArriveAtOnceForTenMinutes: what is slow, long and quiet at times is
 // neither held back nor cut off by any part, and holds up nobody.
 func TestEventsArriveAtOnceForTenMinutes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newParts()
-		mux := http.NewServeMux()
-		mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", "text/event-stream")
-			for i := range 120 {
-				fmt.Fprintf(w, "data: %d %d\n\n", i, time.Now().UnixNano())
-				if http.NewResponseController(w).Flush() != nil {
-					return
-				}
-				time.Sleep(5 * time.Second)
-			}
-		})
-		mux.HandleFunc("/ok", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
-		ln := newPipes()
-		srv := &http.Server{Handler: p.handler(mux)}
-		served := make(chan error, 1)
-		go func() { served <- srv.Serve(ln) }()
-		tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return ln.dial(), nil }}
-		client := &http.Client{Transport: tr}
-
-		resp, err := client.Get("http://shop/events")
-		require.NoError(t, err)
-		lines := bufio.NewScanner(resp.Body)
-		for i := range 120 {
-			require.True(t, lines.Scan(), "event %d: %v", i, lines.Err())
-			require.Equal(t, fmt.Sprintf("data: %d %d", i, time.Now().UnixNano()), lines.Text(), "at the instant it was sent")
-			require.True(t, lines.Scan()) // the empty line
-			require.Equal(t, 1, p.shed.Stats().Streams+p.shed.Stats().InFlight)
-			require.Empty(t, notOK(client, "http://shop/ok"))
+	for _, target := range targets {
+		for _, protocol := range []string{"http1", "h2c"} {
+			t.Run(target.name+"/"+protocol, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { eventsArrive(t, target, protocol) })
+			})
 		}
-		require.False(t, lines.Scan())
-		require.NoError(t, lines.Err())
-		resp.Body.Close()
-		synctest.Wait()
-		require.Zero(t, p.shed.Stats().Streams+p.shed.Stats().InFlight)
-		require.Zero(t, p.health.Stats().InFlight)
-		tr.CloseIdleConnections()
-		ln.Close()
-		require.ErrorIs(t, <-served, net.ErrClosed)
-		srv.Close()
+	}
+}
+
+func eventsArrive(t *testing.T, target target, protocol string) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for i := range 120 {
+			fmt.Fprintf(w, "data: %d %d\n\n", i, time.Now().UnixNano())
+			if http.NewResponseController(w).Flush() != nil {
+				return
+			}
+			time.Sleep(5 * time.Second)
+		}
 	})
+	mux.HandleFunc("/ok", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
+	k := &books{parts: newParts()}
+	var h http.Handler = mux
+	if target.proxied {
+		up, stop := overPipes("http1", h)
+		defer stop()
+		k.pool = balancer.MustNew(balancer.Config{Backends: balancer.URLs("http://backend")})
+		rp := k.pool.Proxy()
+		rp.Transport = k.pool.Transport(up)
+		defer rp.Transport.(interface{ CloseIdleConnections() }).CloseIdleConnections()
+		h = k.proxied.tap(rp)
+	}
+	if target.handler != nil {
+		h = target.handler(k, h)
+	}
+	tr, stop := overPipes(protocol, h)
+	defer stop()
+	client := &http.Client{Transport: tr}
+	if target.transport != nil {
+		k.clients = true
+		client.Transport = target.transport(k, tr)
+	}
+	inFlight := func() int {
+		n := k.parts.shed.Stats().Streams + k.parts.shed.Stats().InFlight + int(k.parts.health.Stats().InFlight)
+		if k.pool != nil {
+			n += k.pool.Stats().InFlight
+		}
+		return n
+	}
+
+	req, _ := http.NewRequest("GET", "http://shop/events", nil)
+	req.Header.Set("Accept", "text/event-stream")
+	resp, err := client.Do(req)
+	require.NoError(t, err)
+	lines := bufio.NewScanner(resp.Body)
+	held := -1
+	for i := range 120 {
+		require.True(t, lines.Scan(), "event %d: %v", i, lines.Err())
+		require.Equal(t, fmt.Sprintf("data: %d %d", i, time.Now().UnixNano()), lines.Text(), "at the instant it was sent")
+		require.True(t, lines.Scan()) // the empty line
+		require.Empty(t, notOK(client, "http://shop/ok"))
+		if synctest.Wait(); held < 0 {
+			held = inFlight()
+		}
+		require.Equal(t, held, inFlight(), "all along")
+	}
+	require.False(t, lines.Scan())
+	require.NoError(t, lines.Err())
+	resp.Body.Close()
+	synctest.Wait()
+	require.Zero(t, inFlight())
+	require.Empty(t, k.lies())
+	if target.name == "chain and balancer" {
+		require.Equal(t, 3, held, "in health, the shedder and the balancer")
+	}
+}
+
+// overPipes serves h without sockets, until stop.
+func overPipes(protocol string, h http.Handler) (tr *http.Transport, stop func()) {
+	ln := newPipes()
+	srv := &http.Server{Handler: h, ErrorLog: quiet}
+	tr = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return ln.dial(), nil }}
+	if protocol == "h2c" {
+		p := new(http.Protocols)
+		p.SetUnencryptedHTTP2(true)
+		srv.Protocols, tr.Protocols = p, p
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	return tr, func() {
+		tr.CloseIdleConnections()
+		srv.Close()
+		<-served
+	}
 }
 
 // notOK returns what is wrong with an answer that should be "ok".
