@@ -151,9 +151,11 @@ func (k *books) lies() string {
 	came, passed := &k.health.came.requests, &k.health.passed.requests
 	equal("health: requests", total(p.health, timed), came.all.Load())
 	equal("health: in flight", total(p.health, "spillway_http_requests_inflight"), 0)
-	between("health: canceled", passed.left.Load()-passed.both.Load(), total(p.health, timed, "canceled"), came.left.Load()-came.both.Load())
+	between("health: canceled", passed.left.Load(), total(p.health, timed, "canceled"), came.left.Load())
+	failed := k.health.came.failed.Load()
+	between("health: 5xx", came.panicked.Load()-came.both.Load()+failed, total(p.health, timed, "5xx"), came.all.Load())
 	if k.pool == nil { // whose 502s are 5xx as well
-		equal("health: 5xx", total(p.health, timed, "5xx"), came.panicked.Load()+k.health.came.failed.Load())
+		between("health: 5xx", 0, total(p.health, timed, "5xx"), passed.panicked.Load()-passed.both.Load()+failed)
 	}
 
 	const limited = "spillway_ratelimit_requests_total"
@@ -182,7 +184,7 @@ func (k *books) lies() string {
 	const called = "spillway_breaker_requests_total"
 	equal("breaker: calls", total(p.b, called), k.b.came.all())
 	equal("breaker: let through", total(p.b, called, "success", "slow", "failure", "ignored"), k.b.passed.all())
-	failed := k.b.came.failed.Load()
+	failed = k.b.came.failed.Load()
 	between("breaker: failures", k.b.came.panicked()-k.b.came.both()+failed, total(p.b, called, "failure"), k.b.came.all())
 	if k.pool == nil { // whose 502s are failures as well, even if the client has left when they have been sent
 		between("breaker: ignored", k.b.passed.left(), total(p.b, called, "ignored"), k.b.came.left())

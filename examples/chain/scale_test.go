@@ -32,8 +32,8 @@ func cpu() time.Duration {
 }
 
 // perCall is the processor time of one call, of the fastest of five runs, and
-// what it allocates.
-func perCall(n int, call func(i int)) (ns, allocs float64) {
+// what it allocates, and how many bytes that is.
+func perCall(n int, call func(i int)) (ns, allocs, bytes float64) {
 	const calls = 20_000
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -48,7 +48,13 @@ func perCall(n int, call func(i int)) (ns, allocs float64) {
 			ns = took
 		}
 	}
-	return ns, testing.AllocsPerRun(1000, next)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range calls {
+		next()
+	}
+	runtime.ReadMemStats(&after)
+	return ns, testing.AllocsPerRun(1000, next), float64(after.TotalAlloc-before.TotalAlloc) / calls
 }
 
 func plainRequest() *http.Request {
@@ -71,7 +77,7 @@ var growing = []struct {
 	bytes float64 // at most, for each
 	make  func(n int) (call func(i int), there func(t *testing.T), keep any)
 }{
-	{"keys of the limiter", 1_000_000, 128, func(n int) (func(int), func(*testing.T), any) {
+	{"keys of the limiter", 1_000_000, 48, func(n int) (func(int), func(*testing.T), any) {
 		rate := ratelimit.PerSecond(2000)
 		rate.Per = 24 * time.Hour // a bucket in debt is held, one that is full again need not be
 		lim := ratelimit.MustNew(ratelimit.Config{Rate: rate, Key: ratelimit.ClientIP()})
@@ -87,7 +93,7 @@ var growing = []struct {
 				require.Zero(t, s.Refused)
 			}, lim
 	}},
-	{"cached objects", 1_000_000, 1500, func(n int) (func(int), func(*testing.T), any) {
+	{"cached objects", 1_000_000, 800, func(n int) (func(int), func(*testing.T), any) {
 		pages := cache.MustNew(cache.Config{MaxBytes: 4 << 30})
 		h := pages.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header()["Cache-Control"] = []string{"max-age=3600"}
@@ -105,7 +111,7 @@ var growing = []struct {
 				require.Zero(t, s.Evicted)
 			}, pages
 	}},
-	{"backends", 1000, 8 << 10, func(n int) (func(int), func(*testing.T), any) {
+	{"backends", 1000, 1300, func(n int) (func(int), func(*testing.T), any) {
 		urls := make([]string, n)
 		for i := range urls {
 			urls[i] = fmt.Sprintf("http://10.0.%d.%d:8080", i>>8, i&255)
@@ -124,7 +130,7 @@ var growing = []struct {
 				require.Zero(t, pool.Stats().InFlight)
 			}, pool
 	}},
-	{"hosts of the breaker", 100_000, 3 << 10, func(n int) (func(int), func(*testing.T), any) {
+	{"hosts of the breaker", 100_000, 1800, func(n int) (func(int), func(*testing.T), any) {
 		b := breaker.MustNew(breaker.Config{MaxKeys: 2 * n})
 		rt := b.Transport(roundTrip(none))
 		r := plainRequest()
@@ -144,8 +150,9 @@ var growing = []struct {
 
 // TestScale makes many of what grows, and looks at what each takes and at what
 // a call costs then. It logs rows of a table. The times are for reading; what
-// is wanted is that memory grows with the number and no faster, and that a call
-// allocates no more among many than among few.
+// is wanted is that memory grows with the number and no faster, that a call
+// allocates no more among many than among few, and that calls leave nothing
+// behind.
 func TestScale(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector has allocations and a heap of its own")
@@ -157,8 +164,8 @@ func TestScale(t *testing.T) {
 				n = max(g.n/100, 100)
 			}
 			few := max(n/100, 10)
-			var ns, allocs [2]float64
-			var each float64
+			var ns, allocs, bytes [2]float64
+			var each, left float64
 			for i, n := range []int{few, n} {
 				before := heap()
 				call, there, keep := g.make(n)
@@ -167,12 +174,17 @@ func TestScale(t *testing.T) {
 				}
 				each = (heap() - before) / float64(n)
 				there(t)
-				ns[i], allocs[i] = perCall(n, call)
+				full := heap()
+				ns[i], allocs[i], bytes[i] = perCall(n, call)
+				left = heap() - full
+				there(t)
 				runtime.KeepAlive(keep)
 			}
 			t.Logf("| %d %s | %.0f B each, %.1f MB | %.0f ns a call; among %d: %.0f ns |", n, g.name, each, each*float64(n)/1e6, ns[1], few, ns[0])
 			require.Less(t, each, g.bytes, "bytes for each")
 			require.LessOrEqual(t, allocs[1], allocs[0]+0.5, "a call allocates no more among many")
+			require.LessOrEqual(t, bytes[1], bytes[0]+64, "nor more bytes")
+			require.Less(t, left, 128e3, "bytes that 100,000 calls and more left behind")
 		})
 	}
 }
