@@ -21,14 +21,23 @@ type auto struct {
 }
 
 const (
-	guessedCost = 1.3    // what entering a level is taken to save until it has been seen
-	topPressure = 1000.0 // more counts as this, infinity too, which would stay in every average
+	newWeight   = 0.3             // weight of the newest reading in averages
+	showsAfter  = 2 * time.Second // after so long what a level saves has shown
+	mostCost    = 10.0            // it is not believed to save more
+	guessedCost = 1.3             // what entering a level is taken to save until it has been seen
+	topPressure = 1000.0          // more counts as this, infinity too, which would stay in every average
 
 	// The pressure after a level was entered may have fallen by itself, as after a
 	// short peak, and not because of the level. So what entering it was seen to save
 	// is believed less and less, over so many times the wait before it is left, which
 	// doubles when leaving was too soon. Else a peak would be paid for all day.
 	beliefHolds = 60.0
+
+	// The share of users who keep a feature that is Auto, per look at the pressure:
+	// down by as much as the pressure is too high, within bounds, and up slowly.
+	dimLeast = 0.02
+	dimMost  = 0.2
+	brighten = 0.01
 )
 
 func (s *Switch) jitter(d time.Duration) time.Duration {
@@ -100,13 +109,13 @@ func (s *Switch) decideLocked(now time.Time, p float64) {
 		a.high, a.low = time.Time{}, time.Time{}
 		return
 	}
-	a.recent += (p - a.recent) * 0.3
-	if a.before > 0 && now.Sub(a.entered) > 2*time.Second {
-		ratio := min(max(a.before/max(a.recent, 0.01), 1), 10)
+	a.recent += (p - a.recent) * newWeight
+	if a.before > 0 && now.Sub(a.entered) > showsAfter {
+		ratio := min(max(a.before/max(a.recent, 0.01), 1), mostCost)
 		if c := &a.cost[s.level]; *c == 0 {
 			*c = ratio
 		} else {
-			*c += (ratio - *c) * 0.3
+			*c += (ratio - *c) * newWeight
 		}
 		a.before = 0
 	}
@@ -159,9 +168,9 @@ func (s *Switch) dimLocked(p float64) bool {
 	before := s.auto.dim
 	switch {
 	case p >= s.cfg.Enter:
-		s.auto.dim = max(before-max(0.02, min(p-s.cfg.Enter, 0.2)), 0)
+		s.auto.dim = max(before-max(dimLeast, min(p-s.cfg.Enter, dimMost)), 0)
 	case p <= (s.cfg.Leave+s.cfg.Enter)/2:
-		s.auto.dim = min(before+0.01, 1)
+		s.auto.dim = min(before+brighten, 1)
 	}
 	return s.auto.dim != before
 }

@@ -2,6 +2,13 @@ package degrade
 
 import "math"
 
+const (
+	muchSlower  = 2.0  // times the baseline: latencies at ease may be of another backend,
+	muchQuicker = 0.5  // and also below so much of it
+	leastCV2    = 0.05 // bounds on cv2: neither may latencies that hardly scatter make
+	mostCV2     = 4.0  // anything certain, nor a few long ones everything uncertain
+)
+
 // learn takes latencies seen at ease into the baseline.
 func (c *control) learn(now int64, n, mean, square float64) {
 	if n == 0 {
@@ -11,20 +18,20 @@ func (c *control) learn(now int64, n, mean, square float64) {
 	// than such requests did before: the backend has changed.
 	c.recent.n += n
 	c.recent.t += n * mean
-	if c.recent.n >= 50 && c.baseN >= 16 {
+	if c.recent.n >= toKnow && c.baseN >= toCompare {
 		m := c.recent.t / c.recent.n
-		err := 4 * min(m, c.base) * math.Sqrt(c.cv2*(1/c.recent.n+1/c.baseN))
+		err := otherBy * min(m, c.base) * math.Sqrt(c.cv2*(1/c.recent.n+1/c.baseN))
 		d := m / c.base
-		if d >= 0.5 {
+		if d >= muchQuicker {
 			c.quicker = 0
 		} else {
 			c.quicker++ // not at once: of requests that begin together the quick ones end first
 		}
-		if (d > 2 || c.quicker > 1) && math.Abs(m-c.base) > err {
+		if (d > muchSlower || c.quicker > 1) && math.Abs(m-c.base) > err {
 			c.quicker = 0
 			c.base, c.baseN = m, c.recent.n
 			c.checked = m < c.base
-			c.nextDown = max(c.nextDown, now+2e9)
+			c.nextDown = max(c.nextDown, now+afterChange)
 			n = 0
 		}
 		c.recent = tempo{}
@@ -32,14 +39,14 @@ func (c *control) learn(now int64, n, mean, square float64) {
 	c.base += (mean - c.base) * n / (c.baseN + n)
 	c.baseN = min(c.baseN+n, baseMemory)
 	c.fresh = now
-	c.checked = c.checked || c.baseN >= 20
-	c.guessed = c.guessed && n <= 16
+	c.checked = c.checked || c.baseN >= toBelieve
+	c.guessed = c.guessed && n <= toCompare
 	w := n / (c.meanN + n)
 	c.mean += (mean - c.mean) * w
 	c.square += (square - c.square) * w
 	c.meanN = min(c.meanN+n, 2*baseMemory)
-	if c.meanN >= 50 {
-		c.cv2 = min(max(c.square/(c.mean*c.mean)-1, 0.05), 4)
+	if c.meanN >= toKnow {
+		c.cv2 = min(max(c.square/(c.mean*c.mean)-1, leastCV2), mostCV2)
 	}
 }
 
@@ -57,7 +64,7 @@ func (c *control) rebase(now int64, base, n float64) {
 func (c *control) estimate(busy, latency float64) int {
 	l := c.limit
 	switch {
-	case c.baseN < 20:
+	case c.baseN < toBelieve:
 	case latency < growBelow*c.base:
 		l = max(l, busy*headroom)
 	case latency > tryAbove*c.base:

@@ -42,18 +42,77 @@ const (
 	headroom   = 1.3  // slots given per slot that the backend can use
 	growBelow  = 1.2  // grow when requests take less than this times the baseline
 	tryAbove   = 1.4  // try fewer when they take more than this times the baseline
+	nearly     = 1.1  // where more slots gained nothing, a guessed baseline is so many times below what a request took
 	atEase     = 0.75 // a latency counts for the baseline below this share of the limit
+)
 
-	leastStep    = 0.8  // fewer by less than this leads to trials that chance decides
-	sure         = 1.5  // standard errors by which a trial must seem worth while
-	surer        = 2.5  // standard errors by which it must be decided
+// How many completions or latencies must have been seen. The mean of n whose
+// scatter is as large as their mean is known to one part in the root of n, given
+// below: the more would be lost by an error, the more are waited for.
+const (
+	toBegin   = 8   // before anything is decided at a new limit: 35 %
+	toCompare = 16  // before one rate is held against another: 25 %
+	toBelieve = 20  // before a baseline is one: 22 %
+	toStep    = 30  // before slots are taken where they are few, or added on a guess: 18 %
+	toKnow    = 50  // before anything is learned from them for good: 14 %
+	toDisturb = 60  // before a trial for which there is no sign yet: 13 %
+	wellKnown = 100 // until so many latencies were seen at ease more is tried boldly and often: 10 %
+	toRely    = 200 // before a mean will do without its error: 7 %
+
 	baseMemory   = 1000 // latencies that the baseline is averaged over, at most
-	newestMemory = 24   // completions by which a change of the backend is noticed
 	poolMemory   = 600  // completions that the capacity is averaged over, at most
-	baseAge      = 20e9 // a baseline older than this is checked by trying more slots
-	wellKnown    = 100  // until so many latencies were seen at ease more is tried boldly and often
-	minTrial     = 6    // a trial lasts for half a second, but for so many completions over the square
-	maxTrial     = 400  // of its step at least, and so many at most; then the likelier answer holds
+	stepMemory   = 150  // of them, after a step down that cost nothing: the knee may be near
+	newestMemory = 24   // completions by which a change of the backend is noticed
+
+	// A trial that has not been decided ends with the likelier answer, after as
+	// many completions as come in trialTime, and as the first two say, but after
+	// maxTrial at the latest.
+	leastTrial = 40
+	minTrial   = 6 // over the square of its step: a small one shows later
+	maxTrial   = 400
+	trialTime  = 5e8 // ns
+)
+
+// Standard errors by which something must differ.
+const (
+	sure      = 1.5 // for a trial to seem worth while, which the trial will check
+	surer     = 2.5 // for a trial to be decided
+	outsideBy = 3.0 // for what a trial found to lie beyond what more or fewer slots can do
+	changedBy = 3.5 // for the backend to have changed: asked after every few completions, it must seldom be chance
+	otherBy   = 4.0 // for latencies at ease to be of another backend: a baseline is not given up lightly
+)
+
+// Times, ns. Trials of fewer slots cost those who wait, so one that was wrong is
+// not repeated soon; trials of more cost only latency.
+const (
+	pause       = 1e9  // before the next trial after one that says nothing
+	afterChange = 2e9  // before fewer slots are tried after the baseline has changed
+	leastUp     = 5e9  // before more slots are tried again, at least
+	mostBackoff = 60e9 // before fewer slots are tried again, at most
+	belowMemory = 30e9 // for so long a loss by fewer slots shows that the baseline is right
+	baseAge     = 20e9 // a baseline older than this is checked by trying more slots
+	upRests     = 20   // times what the last trial of more slots took, before the next
+	upHurries   = 3    // the same, while the baseline is not well known
+	startTime   = 2e9  // in which doubling the limit must have shown, and
+	startLasts  = 10   // times what a request takes: later the load is another
+
+	// The share of time in which all slots are taken is averaged over as long as
+	// so many requests take, and so long at least.
+	takenMemory = 50
+	leastMemory = 25e7
+)
+
+// How far a step goes, in times the limit, and what a standing overload is.
+const (
+	boldly      = 2.0  // up, when the last step up was of use or little is known
+	homeward    = 4.0  // up at most, back to where a series of trials began
+	blindly     = 0.7  // down, while no baseline is known that does not come from a full backend
+	halve       = 0.5  // down at once, at most: whoever waits pays for an error
+	leastStep   = 0.8  // fewer by less than this leads to trials that chance decides
+	mostlyTaken = 0.9  // of the time all slots are taken: a standing overload,
+	oftenTaken  = 0.5  // or so much, while more
+	oftenShed   = 0.15 // than this share is refused
+	seldomTaken = 0.35 // the load has gone: a trial of few slots is over
 )
 
 // control finds the limit. It is guarded by core.mu, and told the time.
@@ -91,7 +150,7 @@ type control struct {
 	pool   tempo // what is known of the capacity
 
 	// In what share of the time all slots were taken lately, until when, and how
-	// long lately is: as long as fifty requests take.
+	// long lately is.
 	taken   float64
 	weighed int64
 	memory  float64
@@ -138,7 +197,7 @@ func newControl(lo, hi int) control {
 	return control{
 		adaptive: true, min: lo, max: hi,
 		limit: float64(min(max(firstLimit, lo), hi)),
-		cv2:   1, backoff: 1e9, starting: true, measured: math.Inf(1),
+		cv2:   1, backoff: pause, starting: true, measured: math.Inf(1),
 	}
 }
 
@@ -154,7 +213,7 @@ func (c *control) weigh(now int64) {
 	if c.full {
 		is = 1
 	}
-	c.taken += (is - c.taken) * (1 - math.Exp(-float64(now-c.weighed)/max(c.memory, 25e7)))
+	c.taken += (is - c.taken) * (1 - math.Exp(-float64(now-c.weighed)/max(c.memory, leastMemory)))
 	c.weighed = now
 }
 
@@ -177,109 +236,4 @@ func (c *control) completed(now int64, taken, limit int) {
 func (c *control) rest(now int64) {
 	c.weigh(now)
 	c.full = false
-}
-
-// forgetIfChanged begins to look anew when the last completions came at another
-// rate than those before at this limit (those in the pool, when no trial is on),
-// and reports whether it did.
-func (c *control) forgetIfChanged() bool {
-	a := c.newest
-	if a.n < newestMemory {
-		return false
-	}
-	c.newest = tempo{}
-	b := tempo{c.seen.n - a.n, c.seen.t - a.t}
-	if c.trial.dir == 0 {
-		b = c.pool
-	}
-	if b.n < newestMemory || math.Abs(math.Log(a.rate()/b.rate())) < 3.5*math.Sqrt(max(c.cv2, 1)*(1/a.n+1/b.n)) {
-		return false
-	}
-	if a.rate() > b.rate() {
-		a = tempo{} // chosen for being quick, it would promise too much
-	}
-	c.seen, c.pooled, c.pool = a, tempo{}, tempo{}
-	return true
-}
-
-// decide returns a new limit, or 0 for none. settle is how long a change takes
-// to show, shed the rate of requests that are refused or hang up.
-func (c *control) decide(now int64, settle, shed float64) int {
-	c.memory = 50 * settle / c.limit
-	c.weigh(now)
-	switch {
-	case c.trial.dir < 0 && c.limit < fewSlots && c.taken < 0.35:
-		// The load has gone: nothing can be learned, and nobody need be refused for it.
-		c.trial.dir = 0
-		c.nextDown = now + 1e9
-		return c.set(now, settle, c.trial.limit)
-	case c.seen.n < 8:
-		return 0
-	case c.starting:
-		return c.start(now, settle)
-	case c.trial.dir != 0:
-		return c.judge(now, settle)
-	}
-	c.forgetIfChanged()
-	c.gather()
-	standing := c.taken > 0.9 || c.taken > 0.5 && shed > 0.15*(shed+c.pool.rate())
-	sigma := math.Sqrt(c.cv2 * (1/c.pool.n + 1/c.baseN))
-	held := c.limit / c.pool.rate() // how long a slot is held at capacity
-	if held < (c.base+c.handoff)*(1-surer*sigma) && c.pool.n >= 50 {
-		c.base = max(held-c.handoff, held/2) // nothing is quicker than without waiting
-	}
-	ratio := held / max(c.base+c.handoff, shortest) // over how long it must be
-	switch {
-	case c.pool.n < 16:
-		return 0
-	case (ratio*(1+sure*sigma) < growBelow || ratio < growBelow && c.pool.n >= 200 && c.limit < firstLimit) && c.checked && !c.guessed:
-		// No trial: with a baseline from requests at ease the limit can't run away.
-		c.pool = tempo{}
-		return c.set(now, settle, min(max(c.limit/ratio*headroom, c.limit+1), max(2*c.limit, c.home)))
-	case ratio*(1+sure*sigma) < growBelow:
-		factor := max(headroom, min(c.home/c.limit, 4))
-		if c.rising {
-			factor = max(factor, 2)
-		}
-		return c.try(now, settle, factor)
-	case !c.checked && c.limit > firstLimit && c.pool.n >= 60 && standing && now > c.nextDown:
-		return c.try(now, settle, 0.7)
-	case ratio*(1-sure*sigma) > tryAbove && now > c.nextDown:
-		down := min(max(headroom/(ratio*(1-sigma/3)), 0.5), leastStep)
-		if c.limit*down < fewSlots && (!standing || c.pool.n < 30) {
-			return 0
-		}
-		return c.try(now, settle, down)
-	case c.pool.n >= 30 && now > c.nextUp && c.meanN < wellKnown:
-		return c.try(now, settle, 2)
-	case c.pool.n >= 60 && now > c.nextUp && (now-c.fresh > baseAge || !c.proven && ratio < tryAbove):
-		return c.try(now, settle, headroom)
-	}
-	return 0
-}
-
-// gather adds what was seen at this limit to what is known of the capacity,
-// unless it contradicts it: then the backend has changed.
-func (c *control) gather() {
-	if c.pool.n >= 30 && c.seen.n >= 16 {
-		x := c.seen.rate()
-		if math.Abs(x-c.pool.rate()) > 3.5*x*math.Sqrt(c.cv2*(1/c.seen.n+1/c.pool.n)) {
-			c.pool, c.pooled = tempo{}, tempo{c.seen.n / 2, c.seen.t / 2}
-		}
-	}
-	c.pool.n += c.seen.n - c.pooled.n
-	c.pool.t += c.seen.t - c.pooled.t
-	c.pool.fade(poolMemory)
-	c.seen.fade(2 * poolMemory)
-	c.pooled = c.seen
-}
-
-// set changes the limit and begins to look anew.
-func (c *control) set(now int64, settle, limit float64) int {
-	if !math.IsNaN(limit) {
-		c.limit = min(max(math.Round(limit), float64(c.min)), float64(c.max))
-	}
-	c.seen, c.pooled, c.newest = tempo{}, tempo{}, tempo{}
-	c.settle = now + int64(settle)
-	return int(c.limit)
 }

@@ -13,6 +13,11 @@ const (
 	longestLatency     = 30   // times the baseline; a longer one counts as this
 	firstLatency       = 1e8  // what running takes, until the first has run
 	maxRetry           = 30e9 // longest Retry-After without its jitter, and longest jitter, ns
+	insideAbove        = 1.5  // times the baseline: what running takes beyond is waiting inside
+	quickestStep       = 1e6  // between two steps of the control: half of what running takes,
+	slowestStep        = 25e7 // but within these bounds, ns
+	lessPatient        = 0.1  // of the difference to one who hung up sooner than is usual
+	morePatient        = 0.05 // and to one who hung up later: a low quantile results
 )
 
 // sample sums up latencies. It is drained by the control.
@@ -87,9 +92,9 @@ func (c *core) hungUpLocked(now, age int64) {
 	case l.patience == 0:
 		l.patience = float64(age)
 	case d < 0:
-		l.patience += d * 0.1
+		l.patience += d * lessPatient
 	default:
-		l.patience += d * 0.05
+		l.patience += d * morePatient
 	}
 }
 
@@ -114,8 +119,8 @@ func (c *core) latency() float64 {
 // unit is what bounds on waiting are measured in: what running takes, but
 // without the part of it that is waiting inside the backend.
 func (c *core) unit() float64 {
-	if c.ctl.baseN >= 20 {
-		return min(c.latency(), 1.5*c.ctl.base)
+	if c.ctl.baseN >= toBelieve {
+		return min(c.latency(), insideAbove*c.ctl.base)
 	}
 	return c.latency()
 }
@@ -158,7 +163,7 @@ func (c *core) step(now int64) {
 	if n, mean, _ := c.handoff.drain(); n > 0 {
 		c.ctl.handoff += (mean - c.ctl.handoff) * n / (n + latencyMemory)
 	}
-	if c.ctl.baseN >= 50 {
+	if c.ctl.baseN >= toKnow {
 		c.longest.Store(int64(longestLatency * c.ctl.base))
 	}
 	word := c.word.Load()
@@ -172,7 +177,7 @@ func (c *core) step(now int64) {
 		c.mask.Store(mask)
 	}
 	c.load.done, c.load.at = done, now
-	c.due.Store(now + int64(min(max(c.latency()/2, 1e6), 250e6)))
+	c.due.Store(now + int64(min(max(c.latency()/2, quickestStep), slowestStep)))
 	switch {
 	case !c.ctl.adaptive:
 	case c.dryRun:

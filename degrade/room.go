@@ -35,6 +35,7 @@ const (
 	leaveTime   = 3.0      // what to leave for running before the client's patience ends
 	goneAbove   = 0.01     // share of clients that must hang up before their patience counts
 	shareWeight = 1.0 / 64 // of the newest in a class's share of the slots
+	leftOver    = 0.02     // share of the slots that a class is taken to get, whatever the higher ones take
 	easyTau     = 1e8      // how fast ease is forgotten while no slot is free, ns
 )
 
@@ -55,14 +56,14 @@ func (c *core) room(now int64, w *waiter) verdict {
 		}
 		higher += o.share
 	}
-	est := ahead * gap / max(1-higher, 0.02)
+	est := ahead * gap / max(1-higher, leftOver)
 	bound := max(burstWait*latency, burstQueue*gap, quickBurst)
 	shed := c.shed(now, cl)
 	if shed > 0 {
 		bound = min(bound, max((tightWait+slackWait/shed)*latency, tightQueue*gap))
 	}
 	bound = max(bound, quickWait)
-	if c.ctl.starting && c.ctl.baseN < 50 {
+	if c.ctl.starting && c.ctl.baseN < toKnow {
 		// Nothing is known yet, neither what a request takes nor how many can run:
 		// the limit is on its way up, and a first burst waits for that.
 		bound = max(bound, coldWait)
@@ -112,7 +113,7 @@ func (c *core) room(now int64, w *waiter) verdict {
 			c.drop(most.tail, evicted)
 			// Its turn comes when all others have had as many.
 			turns := float64(2*mine+3) * float64(cl.active+1)
-			w.expires = max(w.expires, now+int64(max(burstWait*latency, turns*gap/max(1-higher, 0.02))))
+			w.expires = max(w.expires, now+int64(max(burstWait*latency, turns*gap/max(1-higher, leftOver))))
 			w.due = w.expires
 			return pending
 		}

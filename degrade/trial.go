@@ -6,27 +6,27 @@ import "math"
 // than at ease, or, when there was no ease to see, until the rate does not rise.
 func (c *control) start(now int64, settle float64) int {
 	x, before := c.seen.rate(), c.trial.tempo
-	if c.seen.n < min(max(c.limit, 16), 100) {
+	if c.seen.n < min(max(c.limit, toCompare), wellKnown) {
 		return 0
 	}
-	if c.baseN >= 50 {
+	if c.baseN >= toKnow {
 		sigma := math.Sqrt(c.cv2 * (1/c.seen.n + 1/c.baseN))
 		ratio := c.limit / x / max(c.base, shortest)
-		if ratio*(1-sigma) > growBelow || c.seen.n >= 100 {
+		if ratio*(1-sigma) > growBelow || c.seen.n >= wellKnown {
 			c.starting = false
 			return 0
 		}
 		if ratio*(1+sigma) > growBelow {
 			return 0
 		}
-	} else if before.n > 0 && float64(now-c.trial.began) < 10*settle+2e9 && x < headroom*before.rate() {
+	} else if before.n > 0 && float64(now-c.trial.began) < startLasts*settle+startTime && x < headroom*before.rate() {
 		err := math.Sqrt(c.cv2 * (1/c.seen.n + 1/before.n))
-		if x*(1+err) > headroom*before.rate() && c.seen.n < 100 {
+		if x*(1+err) > headroom*before.rate() && c.seen.n < wellKnown {
 			return 0
 		}
 		c.starting = false
-		c.rebase(now, c.trial.limit/before.rate(), 16)
-		if to := x * max(c.base, shortest) * headroom; to < 0.8*c.limit {
+		c.rebase(now, c.trial.limit/before.rate(), toCompare)
+		if to := x * max(c.base, shortest) * headroom; to < leastStep*c.limit {
 			return c.set(now, settle, to)
 		}
 		return 0
@@ -36,7 +36,7 @@ func (c *control) start(now int64, settle float64) int {
 		return 0
 	}
 	c.trial.limit, c.trial.tempo, c.trial.began = c.limit, c.seen, now
-	return c.set(now, settle, 2*c.limit)
+	return c.set(now, settle, boldly*c.limit)
 }
 
 // try begins a trial of factor times the limit.
@@ -64,22 +64,22 @@ func (c *control) judge(now int64, settle float64) int {
 	fair := (1 + c.limit/t.limit) / 2 // half of what as many slots would gain if all were of use
 	z := surer
 	step := 1 - c.limit/t.limit
-	if n > min(max(x*5e8, minTrial/(step*step), 40), maxTrial) {
+	if n > min(max(x*trialTime, minTrial/(step*step), leastTrial), maxTrial) {
 		z = 0
 	}
 	err := z * gain * math.Sqrt(c.cv2*(1/n+1/t.tempo.n))
 	// Neither can fewer slots do more nor more slots less, or more than their share:
 	// then the backend has changed meanwhile, and the trial says nothing.
-	noise := 3 * gain * math.Sqrt(c.cv2*(1/n+1/t.tempo.n))
+	noise := outsideBy * gain * math.Sqrt(c.cv2*(1/n+1/t.tempo.n))
 	share := c.limit / t.limit
-	if n >= 16 && (gain+noise < min(share, 1) || gain-noise > max(share, 1)) || c.forgetIfChanged() {
+	if n >= toCompare && (gain+noise < min(share, 1) || gain-noise > max(share, 1)) || c.forgetIfChanged() {
 		c.trial.dir = 0
 		c.pool, c.pooled = tempo{}, tempo{}
-		c.nextUp, c.nextDown = now+1e9, now+1e9
+		c.nextUp, c.nextDown = now+pause, now+pause
 		return c.set(now, settle, t.limit)
 	}
 	above, below := gain-err > fair, gain+err < fair
-	if n < 16 || !above && !below || t.dir < 0 && below && n < 50 {
+	if n < toCompare || !above && !below || t.dir < 0 && below && n < toKnow {
 		return 0
 	}
 	c.trial.dir, c.rising = 0, false
@@ -104,13 +104,13 @@ func (c *control) judge(now int64, settle float64) int {
 			if was < c.base {
 				c.base = c.measured
 			}
-			c.base, c.baseN, c.guessed = min(c.base, was/1.1), min(c.baseN, 50), false
-			c.checked = now < c.below+30e9
+			c.base, c.baseN, c.guessed = min(c.base, was/nearly), min(c.baseN, toKnow), false
+			c.checked = now < c.below+belowMemory
 		}
 		// Trying more costs only latency, so it is done again before long.
-		c.nextUp = now + max(20*(now-t.began), 5e9)
+		c.nextUp = now + max(upRests*(now-t.began), leastUp)
 		if c.meanN < wellKnown {
-			c.nextUp = now + 3*(now-t.began)
+			c.nextUp = now + upHurries*(now-t.began)
 		}
 		return c.set(now, settle, max(t.limit, min(t.limit*gain, c.limit)))
 	case t.dir < 0 && !below && c.limit < c.home && x < c.homeRate*(1+c.limit/c.home)/2:
@@ -123,7 +123,7 @@ func (c *control) judge(now int64, settle float64) int {
 	case below: // less done: the backend itself is slower
 		c.rebase(now, c.limit/x, n)
 		c.home = 0
-		c.backoff = min(c.backoff*2, 60e9)
+		c.backoff = min(c.backoff*2, mostBackoff)
 		c.below = now
 		c.nextDown = now + int64(c.backoff)
 		return c.set(now, settle, min(t.limit, c.limit/gain*headroom))
@@ -131,10 +131,10 @@ func (c *control) judge(now int64, settle float64) int {
 		if c.home == 0 {
 			c.home, c.homeRate = t.limit, t.tempo.rate()
 		}
-		c.pool.fade(150)
-		c.backoff = 1e9
+		c.pool.fade(stepMemory)
+		c.backoff = pause
 		c.proven = false
-		c.nextUp = max(c.nextUp, now+1e9)
+		c.nextUp = max(c.nextUp, now+pause)
 		return 0
 	}
 }
