@@ -107,15 +107,8 @@ func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l L
 		gotConn = got
 	}
 	var err error
-	resp, err = g.rt.RoundTrip(x.outgoing(ctx, e))
-	if err == nil && resp == nil {
-		err = errors.New("balancer: the RoundTripper returned neither a response nor an error")
-	}
+	resp, err = ask(g.rt, x.outgoing(ctx, e))
 	if err != nil {
-		if resp != nil && resp.Body != nil { // against the rules
-			_ = resp.Body.Close()
-		}
-		resp = nil
 		if cause := context.Cause(ctx); errors.Is(cause, errPerTry) && x.req.Context().Err() == nil {
 			err = cause
 		}
@@ -165,6 +158,25 @@ func (x *exchange) send(ctx context.Context, cancel context.CancelCauseFunc, l L
 	resp.Body = newBody(b, x, e, resp, cancel)
 	a.resp, settled = resp, true
 	return a
+}
+
+// ask is rt.RoundTrip, but what is against the rules is an error, and beside an
+// error there is no response.
+func ask(rt http.RoundTripper, req *http.Request) (*http.Response, error) {
+	resp, err := rt.RoundTrip(req)
+	switch {
+	case err != nil:
+	case resp == nil:
+		return nil, errors.New("balancer: the RoundTripper returned neither a response nor an error")
+	case resp.StatusCode == http.StatusSwitchingProtocols && len(req.Header["Upgrade"]) == 0:
+		err = errors.New("balancer: the backend switched protocols without being asked to")
+	default:
+		return resp, nil
+	}
+	if resp != nil && resp.Body != nil {
+		_ = resp.Body.Close()
+	}
+	return nil, err
 }
 
 func isGateway(resp *http.Response, err error) bool {

@@ -75,7 +75,7 @@ func (x *exchange) race(l Lease) attempt {
 				settled = true
 				panic(p.value)
 			}
-			if first == nil && len(cancels) == 2 && x.when(&a) && !a.ignore {
+			if first == nil && len(cancels) == 2 && !a.ignore && x.when(&a) {
 				first = &a // the other one may do better
 				continue
 			}

@@ -142,7 +142,7 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 		return 0
 	}
 	const most = 30 * time.Second
-	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
+	if n, err := strconv.ParseUint(s, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
 		return min(time.Duration(n)*time.Second, most)
 	}
 	if at, err := http.ParseTime(s); err == nil {

@@ -144,6 +144,25 @@ func TestRefusalIsNotRetriedUntilItSaysSo(t *testing.T) {
 	})
 }
 
+func TestARetryAfterOfAgesIsHalfAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab()
+		b := must(t, balancer.Config{Backends: l.hosts(3), Policy: inOrder{}, Retry: balancer.Retry{Max: 5}})
+		for _, id := range []string{"b0", "b1"} {
+			l.play(id, func(*http.Request) (int, http.Header) { return 503, http.Header{"Retry-After": {"86400000000"}} })
+		}
+		rt := b.Transport(l)
+		for _, c := range []struct {
+			pause time.Duration
+			asked int
+		}{{0, 1}, {29 * time.Second, 0}, {time.Second, 1}} {
+			time.Sleep(c.pause)
+			require.Equal(t, 200, do(rt, http.MethodGet))
+			require.Equal(t, c.asked, l.count("b1"), "after %v", c.pause)
+		}
+	})
+}
+
 func TestPerTryTimeoutRescuesFromABackendThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab()

@@ -135,6 +135,14 @@ balancer: SplitConfig.Rules[0].To is nil, must be a Balancer`)
 	require.NotNil(t, s.Pick(&http.Request{}), "and nothing has changed")
 }
 
+func TestAStickyCookieThatClientsWouldNotTakeIsRefused(t *testing.T) {
+	_, err := balancer.New(balancer.Config{Backends: many(1), Sticky: balancer.Sticky{
+		Cookie: "lb", Secret: make([]byte, 16), Path: "/a;b", Domain: "two words",
+	}})
+	require.EqualError(t, err, `balancer: Config.Sticky.Path is "/a;b", must be a path that a cookie can have
+balancer: Config.Sticky.Domain is "two words", must be a domain that a cookie can have`)
+}
+
 func TestStickyClientMovesWhenItsBackendIsOutAndStaysThere(t *testing.T) {
 	var down atomic.Int64
 	down.Store(-1)

@@ -49,6 +49,12 @@ func (c *Sticky) check(bad func(string, ...any), period func(string, *time.Durat
 	if len(c.Secret) < 16 {
 		bad("Sticky.Secret has %d bytes, must have at least 16", len(c.Secret))
 	}
+	if (&http.Cookie{Name: "x", Path: c.Path}).Valid() != nil {
+		bad("Sticky.Path is %q, must be a path that a cookie can have", c.Path)
+	}
+	if (&http.Cookie{Name: "x", Domain: c.Domain}).Valid() != nil {
+		bad("Sticky.Domain is %q, must be a domain that a cookie can have", c.Domain)
+	}
 	period("Sticky.MaxAge", &c.MaxAge, 0)
 	if c.Path == "" {
 		c.Path = "/"

@@ -46,7 +46,6 @@ func TestASwitchOfProtocolsThatTheProxyCannotPassOnEnds(t *testing.T) {
 		}))
 		t.Cleanup(wrapped.Close)
 		for _, c := range []struct{ url, header string }{
-			{plain.URL, ""},
 			{plain.URL, "Connection: Upgrade\r\nUpgrade: other\r\n"},
 			{wrapped.URL, "Connection: Upgrade\r\nUpgrade: echo\r\n"},
 		} {
@@ -55,6 +54,21 @@ func TestASwitchOfProtocolsThatTheProxyCannotPassOnEnds(t *testing.T) {
 			require.True(t, eventually(func() bool { return b.Stats().InFlight == 0 }))
 		}
 	}
+}
+
+func TestASwitchThatNobodyAskedForIsAFailure(t *testing.T) {
+	url := server(t, func(w http.ResponseWriter, _ *http.Request) {
+		conn, _ := upgrade(w, "echo")
+		_, _ = io.Copy(io.Discard, conn)
+		_ = conn.Close()
+	})
+	good := server(t, func(http.ResponseWriter, *http.Request) {})
+	b := pool(t, balancer.Config{Backends: balancer.URLs(url, good), Policy: first{}})
+	require.Equal(t, 200, get(t, b.Proxy(), "/").Code)
+	s := b.Stats()
+	require.EqualValues(t, 1, s.Failure)
+	require.EqualValues(t, 1, s.Success)
+	require.Zero(t, s.InFlight)
 }
 
 func TestAnUpgradeGoesNowhereThatItCannotBeMade(t *testing.T) {
