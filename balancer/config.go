@@ -89,9 +89,9 @@ type Config struct {
 
 	// Transport is what each backend's own transport is cloned from, for
 	// Proxy, for probes, and where [Balancer.Transport] is given nil. Nil
-	// means [http.DefaultTransport] with 256 idle connections per backend and
-	// no limit on their sum, without a proxy from the environment, and with
-	// bodies left compressed as they come.
+	// means one like [http.DefaultTransport], but with 5 seconds to connect,
+	// 256 idle connections per backend and no limit on their sum, without a
+	// proxy from the environment, and with bodies left compressed as they come.
 	Transport *http.Transport
 
 	// Wrap, if set, wraps each backend's own transport: to trace, or to put a

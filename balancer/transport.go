@@ -10,9 +10,10 @@ import (
 // backend's; the Host header stays, unless Backend.Host is set.
 //
 // If next is an [*http.Transport], each backend gets a clone of its own, with
-// room for at least 256 idle connections and the right TLS name, and it is
-// closed when the backend has left. Any other next is shared by all backends
-// and gets the rewritten requests. Nil means Config.Transport.
+// room for 256 idle connections unless its MaxIdleConnsPerHost says how many,
+// and with the right TLS name, and it is closed when the backend has left. Any
+// other next is shared by all backends and gets the rewritten requests. Nil
+// means Config.Transport.
 //
 // What it returns is meant to be kept: each call makes new connections.
 func (b *Balancer) Transport(next http.RoundTripper) http.RoundTripper {
