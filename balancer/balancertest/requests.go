@@ -53,8 +53,8 @@ func (s *Simulation) Change(i int, to Server) {
 
 // arrival begins a request at a random client, and sets up the next arrival.
 func (s *Simulation) arrival() {
-	wait := time.Duration(s.arrive.ExpFloat64() / s.rate * float64(time.Second))
-	s.after(wait, func() {
+	wait := s.arrive.ExpFloat64() / s.rate * float64(time.Second)
+	s.after(time.Duration(min(wait, math.MaxInt64/2)), func() {
 		q := &request{client: s.arrive.IntN(len(s.clients)), began: s.now}
 		s.after(s.cfg.Timeout, func() { s.expire(q) })
 		lease, err := s.clients[q.client].Acquire(nil)
@@ -185,7 +185,7 @@ func (s *Simulation) finish(q *request, ok bool) {
 		return
 	}
 	s.r.Requests++
-	s.r.Retries += q.tries - 1
+	s.r.Retries += max(0, q.tries-1)
 	if ok {
 		s.latency = append(s.latency, s.now-q.began)
 	} else {

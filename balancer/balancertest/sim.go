@@ -35,6 +35,8 @@
 package balancertest
 
 import (
+	"fmt"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"time"
@@ -52,8 +54,12 @@ type Server struct {
 }
 
 // Mixed returns n servers on a bad day: the last hangs, the one before fails
-// fast, the two before that are five times slower than the others.
+// fast, the two before that are five times slower than the others. N must be
+// at least 4.
 func Mixed(n int) []Server {
+	if n < 4 {
+		panic("balancertest: Mixed: n is " + strconv.Itoa(n) + ", must be at least 4")
+	}
 	list := make([]Server, n)
 	list[n-1].Hangs = true
 	list[n-2].Errors = 1
@@ -117,13 +123,13 @@ type Simulation struct {
 
 const oneWay = 250 * time.Microsecond
 
-// Epoch is when every simulation begins.
+// epoch is when every simulation begins.
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Run runs a scenario. It panics if the scenario or its Config is not valid.
 func Run(cfg Scenario) Result {
-	if len(cfg.Servers) == 0 || !(cfg.Load > 0) {
-		panic("balancertest: Scenario must have Servers and a positive Load")
+	if len(cfg.Servers) == 0 {
+		panic("balancertest: Scenario.Servers is empty, must have a server")
 	}
 	def := func(p *time.Duration, v time.Duration) {
 		if *p == 0 {
@@ -186,7 +192,8 @@ func (s *Simulation) SetMembers(servers ...int) {
 	}
 }
 
-// SetLoad changes the rate of arrivals; see Scenario.Load.
+// SetLoad changes the rate of arrivals; see Scenario.Load. It panics if that
+// makes none, or infinitely many.
 func (s *Simulation) SetLoad(load float64) {
 	capacity := 0.0
 	for _, i := range s.cfg.Members {
@@ -202,6 +209,9 @@ func (s *Simulation) SetLoad(load float64) {
 		}
 	}
 	s.rate = load * capacity
+	if !(s.rate > 0) || math.IsInf(s.rate, 0) {
+		panic(fmt.Sprintf("balancertest: Load is %v of %v requests per second, must make a positive number", load, capacity))
+	}
 }
 
 // Clients returns the balancers.

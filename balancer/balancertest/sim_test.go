@@ -2,6 +2,7 @@ package balancertest_test
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"testing"
 	"time"
@@ -282,4 +283,28 @@ func Example() {
 	theirs := balancertest.Run(day)
 	fmt.Println(theirs.P99 > 3*ours.P99)
 	// Output: true
+}
+
+func TestARequestWithoutABackendIsAnErrorAndNoRetry(t *testing.T) {
+	r := balancertest.Run(balancertest.Scenario{
+		Servers: make([]balancertest.Server, 2), Load: 0.1, Duration: time.Second, Warmup: time.Nanosecond,
+		Config: balancer.Config{PanicShare: -1, Healthy: func(balancer.Backend) bool { return false }},
+	})
+	require.Positive(t, r.Requests)
+	require.EqualValues(t, 1, r.Errors)
+	require.Zero(t, r.Retries)
+	require.Zero(t, r.Attempts)
+}
+
+func TestAScenarioThatCannotRunSaysSo(t *testing.T) {
+	hang := []balancertest.Server{{Hangs: true}}
+	for want, cfg := range map[string]balancertest.Scenario{
+		"balancertest: Scenario.Servers is empty, must have a server":                        {Load: 1},
+		"balancertest: Load is 0.5 of 0 requests per second, must make a positive number":    {Load: 0.5, Servers: hang},
+		"balancertest: Load is 0 of 400 requests per second, must make a positive number":    {Servers: make([]balancertest.Server, 1)},
+		"balancertest: Load is +Inf of 400 requests per second, must make a positive number": {Load: math.Inf(1), Servers: make([]balancertest.Server, 1)},
+	} {
+		require.PanicsWithValue(t, want, func() { balancertest.Run(cfg) })
+	}
+	require.PanicsWithValue(t, "balancertest: Mixed: n is 3, must be at least 4", func() { balancertest.Mixed(3) })
 }
