@@ -105,13 +105,25 @@ func (b *Balancer) acquire(r *http.Request, t tried, safe bool) (Lease, error) {
 	e, isTrial := b.choose(v, r, now, &t, safe)
 	if e == nil {
 		b.unavailable.Add(1)
-		back := b.view.Load().back // choose may just have left the last one out
-		return Lease{}, &NoBackendError{Name: b.cfg.Name, retry: max(time.Second, min(back-now, time.Minute))}
+		return Lease{}, &NoBackendError{Name: b.cfg.Name, retry: b.nextChance(now)}
 	}
 	e.begin(now)
 	t.list[t.n] = e
 	t.n++
 	return Lease{b: b, e: e, began: now, trial: isTrial, tried: t}, nil
+}
+
+// nextChance returns how long it takes until a backend may be there again.
+func (b *Balancer) nextChance(now time.Duration) time.Duration {
+	v := b.view.Load() // choose may just have left the last one out
+	d := min(v.back-now, time.Minute)
+	if b.cfg.Discover != nil {
+		d = min(d, b.cfg.DiscoverEvery)
+		if len(v.members) == 0 {
+			d = time.Second
+		}
+	}
+	return max(d, time.Second)
 }
 
 // choose returns the endpoint that a request goes to, or nil, and whether it

@@ -111,9 +111,9 @@ type Endpoint struct {
 	rest     atomic.Int64  // it asked not to be sent retries before this (Retry-After)
 	warm     atomic.Int64  // when slow start began; 0 is not warming
 	trial    atomic.Bool   // its one request of the probation is under way
-	failures atomic.Int32  // in a row
-	gateway  atomic.Int32  // gateway errors and transport errors in a row
-	broken   atomic.Int32  // bodies in a row that broke off; their header was a success
+	failures atomic.Uint32 // in a row
+	gateway  atomic.Uint32 // gateway errors and transport errors in a row
+	broken   atomic.Uint32 // bodies in a row that broke off; their header was a success
 	recent   window
 	done     [verdicts]atomic.Uint64
 	gone     atomic.Bool // left the pool

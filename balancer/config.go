@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -217,9 +218,13 @@ func (cfg *Config) check() error {
 	cfg.Retry.check(bad, period)
 	cfg.Hedge.check(bad, period, share)
 	cfg.Sticky.check(bad, period)
+	cfg.TrustedProxies = slices.Clone(cfg.TrustedProxies)
 	for i, p := range cfg.TrustedProxies {
 		if !p.IsValid() {
 			bad("TrustedProxies[%d] is %v, must be a valid one", i, p)
+		}
+		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 { // as the addresses are compared
+			cfg.TrustedProxies[i] = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
 		}
 	}
 	return errors.Join(errs...)

@@ -87,7 +87,7 @@ func (b *Balancer) answered(l *Lease, v Verdict, gateway bool) {
 // failed counts a failure of e, and ejects it if that was one too many.
 func (b *Balancer) failed(e *Endpoint, now time.Duration, gateway, trial bool) {
 	n := e.failures.Add(1)
-	var g int32
+	var g uint32
 	if gateway {
 		g = e.gateway.Add(1)
 	} else {

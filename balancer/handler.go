@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -68,12 +69,8 @@ func (b *Balancer) trusts(remote string) bool {
 	if err != nil {
 		return false
 	}
-	for _, p := range b.cfg.TrustedProxies {
-		if p.Contains(at.Addr().Unmap()) {
-			return true
-		}
-	}
-	return false
+	addr := at.Addr().Unmap().WithZone("") // no prefix contains one with a zone
+	return slices.ContainsFunc(b.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // answerError is the proxy's ErrorHandler.

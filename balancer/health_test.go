@@ -226,6 +226,32 @@ func TestNoBackendIsA503WithATrueRetryAfter(t *testing.T) {
 	})
 }
 
+func TestRetryAfterIsTheNextDiscovery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		found := func(context.Context) ([]balancer.Backend, error) {
+			return []balancer.Backend{{URL: "http://a", Drain: true}}, nil
+		}
+		for _, c := range []struct {
+			cfg           balancer.Config
+			before, after time.Duration // Run
+		}{
+			{balancer.Config{Backends: []balancer.Backend{{URL: "http://a", Drain: true}}}, time.Minute, time.Minute},
+			{balancer.Config{Discover: found}, time.Second, 10 * time.Second},
+		} {
+			b := must(t, c.cfg)
+			for _, want := range []time.Duration{c.before, c.after} {
+				_, err := b.Acquire(nil)
+				var none *balancer.NoBackendError
+				require.ErrorAs(t, err, &none)
+				require.Equal(t, want, none.RetryAfter())
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				_ = b.Run(ctx)
+				cancel()
+			}
+		}
+	})
+}
+
 func TestProbesKeepTheirPaceBelowASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64

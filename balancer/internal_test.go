@@ -63,3 +63,12 @@ func TestBucketsCoverEveryDuration(t *testing.T) {
 	}
 	require.NotPanics(t, func() { bucketOf(-1); bucketOf(forever) })
 }
+
+// With ejection off, a backend that is down counts them for days.
+func TestPatienceHasAnEndAfterTwoBillionFailures(t *testing.T) {
+	e := new(Endpoint)
+	for _, n := range []uint32{4, 5, 1 << 31, 1<<32 - 1} {
+		e.failures.Store(n)
+		require.Equal(t, 16*time.Second, e.patience(time.Second), n)
+	}
+}

@@ -210,6 +210,24 @@ func TestForwardedHeadersAreOursUnlessTheProxyIsTrusted(t *testing.T) {
 	require.Equal(t, "www.example", h.Get("X-Forwarded-Host"))
 }
 
+func TestATrustedProxyIsKnownHoweverItsAddressIsWritten(t *testing.T) {
+	var seen string
+	url := server(t, func(_ http.ResponseWriter, r *http.Request) { seen = r.Header.Get("X-Forwarded-For") })
+	for _, c := range []struct{ prefix, remote, want string }{
+		{"10.0.0.0/8", "[::ffff:10.1.2.3]:99", "192.0.2.1, ::ffff:10.1.2.3"},
+		{"::ffff:10.0.0.0/104", "10.1.2.3:99", "192.0.2.1, 10.1.2.3"},
+		{"::ffff:10.0.0.0/104", "11.1.2.3:99", "11.1.2.3"},
+		{"fe80::/10", "[fe80::1%eth0]:99", "192.0.2.1, fe80::1%eth0"},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.RemoteAddr = c.remote
+		r.Header.Set("X-Forwarded-For", "192.0.2.1")
+		b := pool(t, balancer.Config{Backends: balancer.URLs(url), TrustedProxies: []netip.Prefix{netip.MustParsePrefix(c.prefix)}})
+		b.Proxy().ServeHTTP(httptest.NewRecorder(), r)
+		require.Equal(t, c.want, seen, c)
+	}
+}
+
 func TestUpgradeStreamsAndTrailersPassThrough(t *testing.T) {
 	url := server(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
