@@ -1,7 +1,7 @@
 // Package redislimit hands a go-redis client to package ratelimit, so that
 // many processes share one limit:
 //
-//	rdb := redis.NewClient(&redis.Options{Addr: "localhost:6379"})
+//	rdb := redis.NewClient(&redis.Options{Addr: "localhost:6379", ContextTimeoutEnabled: true})
 //	lim := ratelimit.MustNew(ratelimit.Config{
 //		Rate:  ratelimit.PerMinute(100),
 //		Store: redislimit.New("api:", rdb),
