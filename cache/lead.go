@@ -32,6 +32,7 @@ func (h *handler) lead(w http.ResponseWriter, r *http.Request, l *lookup, f *fli
 	returned = true
 	rec.finish()
 	if rec.act == actRetry {
+		l.anew = true
 		return false
 	}
 	c.done(r, f.hash, rec.result, rec.why)
@@ -64,6 +65,9 @@ func (f *flight) request(r *http.Request, l *lookup) *http.Request {
 	}
 	out := r.Clone(f.ctx)
 	switch {
+	case l.anew: // as if nothing were stored
+		out.Header.Del("If-None-Match")
+		out.Header.Del("If-Modified-Since")
 	case f.stale.completes() && len(l.ranges) == 0:
 		f.rest = true
 		f.stale.askRest(out.Header)

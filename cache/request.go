@@ -18,6 +18,7 @@ type lookup struct {
 	authorized bool   // it carries Authorization
 	cookie     bool   // it carries Cookie
 	bypass     reason // why it must not touch the cache, or reasonNone
+	anew       bool   // what came for it did not go with what was stored: it takes all of it
 
 	guard guardFields
 }

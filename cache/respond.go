@@ -15,7 +15,7 @@ const (
 	actRetry               // forget it, and start again
 )
 
-// retry gives up what is stored, because it can't be completed.
+// retry gives up what is stored, because what came does not go with it.
 func (f *flight) retry() (action, *entry, Result, reason) {
 	f.c.discard(f.stale)
 	f.settle(nil, false)
@@ -35,8 +35,12 @@ func (f *flight) respond(status int, h http.Header, outer *outerFields) (action,
 		return actPass, nil, Failed, reasonClientGone
 	}
 	if f.asked && status == http.StatusNotModified {
-		e := f.freshen(h, outer, now)
-		return actReply, e, Revalidated, reasonNone
+		if len(h["Etag"]) > 0 && !f.stale.identifiedBy(h) {
+			// The origin has something else, and says that it is what we have:
+			// that confirms nothing, and must not update anything (RFC 9111 §4.3.4).
+			return f.retry()
+		}
+		return actReply, f.freshen(h, outer, now), Revalidated, reasonNone
 	}
 	if f.stale != nil && !f.stale.part && serverError(status) && !f.strict && !f.stalePurged() && c.staleIfError(f.stale, status, now) {
 		c.failedOver.Store(max(1, int64(now)))

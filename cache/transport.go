@@ -85,7 +85,8 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		if lead {
 			resp, err := t.lead(r, &l, f)
 			if resp == nil && err == nil {
-				continue // what came was of no use
+				l.anew = true // what came was of no use
+				continue
 			}
 			return resp, err
 		}

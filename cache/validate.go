@@ -13,7 +13,8 @@ import (
 func (f *flight) freshen(h http.Header, outer *outerFields, now time.Duration) *entry {
 	old := f.stale
 	if !old.identifiedBy(h) {
-		// It confirms something else, which must not update this.
+		// Its date is another's, so it must not update this. But nothing has
+		// changed since the date that was asked about.
 		f.settle(old, old.staleness(now) > 0 || old.rules.noCache)
 		return old
 	}
