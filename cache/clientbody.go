@@ -21,7 +21,7 @@ func (rep *reply) response(r *http.Request, st stamp) *http.Response {
 	for _, p := range b.chunks {
 		resp.ContentLength += int64(len(p))
 	}
-	if rep.bare && r.Method == http.MethodHead {
+	if rep.bare {
 		resp.ContentLength = contentLength(h, rep.status)
 	}
 	if !rep.bare && !rep.cut && len(rep.e.trailer) > 0 {

@@ -76,6 +76,8 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 	type begun struct {
 		resp   *http.Response
 		err    error
+		result Result
+		why    reason
 		broken bool // next has panicked with thrown, or called runtime.Goexit
 		thrown any
 	}
@@ -91,6 +93,11 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 		return rep.response(r, c.stampAt(e, c.now())), nil
 	}
 	out := f.request(r, l)
+	if out != r { // which is the caller's again when he gives up
+		u := *r.URL
+		out.URL = &u
+	}
+	ctx := r.Context()
 	go func() {
 		defer c.fillTime.since(c, f.started)
 		returned := false
@@ -107,19 +114,13 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 		}()
 		var lingers *time.Timer
 		t.call(f, out, func(resp *http.Response, e *entry, result Result, why reason, err error) {
-			if resp == nil && e == nil {
-				if err != nil {
-					c.done(r, f.hash, result, why)
+			if resp != nil || e != nil {
+				bare := false
+				if resp, bare = t.begin(ctx, r, l, f, resp, e, result, why); bare {
+					lingers = f.linger()
 				}
-				first <- begun{err: err}
-				return
 			}
-			c.done(r, f.hash, result, why)
-			resp, bare := t.begin(r, l, f, resp, e, result, why)
-			if bare {
-				lingers = f.linger()
-			}
-			first <- begun{resp: resp}
+			first <- begun{resp: resp, err: err, result: result, why: why}
 		})
 		if lingers != nil {
 			lingers.Stop()
@@ -139,11 +140,15 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 			}
 			panic(b.thrown)
 		}
+		if b.resp != nil || b.err != nil {
+			c.done(r, f.hash, b.result, b.why)
+		}
 		return b.resp, b.err
-	case <-r.Context().Done():
+	case <-ctx.Done():
 		// The call goes on if others wait for it. Whoever gets the response
 		// closes it.
 		f.leaderLeaves()
+		c.done(r, f.hash, Failed, reasonClientGone)
 		go func() {
 			b := <-first
 			if b.resp != nil {
@@ -151,13 +156,14 @@ func (t *transport) lead(r *http.Request, l *lookup, f *flight) (*http.Response,
 			}
 			c.panicked(b.thrown)
 		}()
-		return nil, context.Cause(r.Context())
+		return nil, context.Cause(ctx)
 	}
 }
 
 // begin returns the response that the leader's caller gets, and whether that is
-// without the body, which is on its way nevertheless.
-func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Response, e *entry, result Result, why reason) (out *http.Response, bare bool) {
+// without the body, which is on its way nevertheless. It looks into nothing of r,
+// which may be the caller's again.
+func (t *transport) begin(ctx context.Context, r *http.Request, l *lookup, f *flight, resp *http.Response, e *entry, result Result, why reason) (out *http.Response, bare bool) {
 	c := t.c
 	now := c.now()
 	fw := f.forward()
@@ -198,14 +204,14 @@ func (t *transport) begin(r *http.Request, l *lookup, f *flight, resp *http.Resp
 	if e.status != resp.StatusCode { // the rest of a part, which makes it whole
 		out = rep.response(r, c.stampOf(e, now, fw.line(c.statusName)))
 		out.ContentLength = e.size
-		out.Body = &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.leaderLeaves}
+		out.Body = &liveBody{rd: e.live.reader(), ctx: ctx, done: f.leaderLeaves}
 		return out, false
 	}
 	copied := *resp
 	copied.Header = resp.Header.Clone()
 	c.addStatus(copied.Header, fw, why)
 	copied.Request = r
-	body := &liveBody{rd: e.live.reader(), ctx: r.Context(), done: f.leaderLeaves}
+	body := &liveBody{rd: e.live.reader(), ctx: ctx, done: f.leaderLeaves}
 	if copied.Trailer == nil { // it may have one that was not announced
 		copied.Trailer = http.Header{}
 		body.f, body.trailer = f, copied.Trailer

@@ -118,7 +118,8 @@ type Config struct {
 	StorePrefix  string
 
 	// OnResult is called after each request with how it was answered, on the
-	// goroutine that answers. It must not keep the request.
+	// goroutine that answers; with Transport that is before the body, because
+	// the request is the caller's again after it. It must not keep the request.
 	OnResult func(*http.Request, Result)
 }
 
