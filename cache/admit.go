@@ -88,7 +88,8 @@ func (f *flight) admit(status int, h http.Header, outer *outerFields, d *directi
 	e.rules.heuristic = !v.explicit
 	e.rules.shared, e.rules.authorized = f.shared, f.auth
 	var room [moreValues]field
-	fields := newFields(room[:0], h, outer, d, f.shared, c.cfg.SetCookie == CookieKeep)
+	f.withheld = d.withheld(f.shared)
+	fields := c.newFields(room[:0], h, outer, f.withheld)
 	if !v.dated {
 		fields = setField(fields, "Date", c.dates.line(v.date)...)
 	}

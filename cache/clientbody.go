@@ -90,8 +90,8 @@ type liveBody struct {
 	err  error
 	done func()
 
-	f       *flight     // nil if the trailer comes with the response itself
-	trailer http.Header // filled at the end
+	late    *[]field    // the trailer, set when the body ends; nil if it comes with the response itself
+	trailer http.Header // filled then
 }
 
 func (b *liveBody) Read(p []byte) (int, error) {
@@ -101,8 +101,8 @@ func (b *liveBody) Read(p []byte) (int, error) {
 	n := copy(p, b.left)
 	b.left = b.left[n:]
 	if n == 0 && b.err != nil {
-		if b.err == io.EOF && b.f != nil {
-			for _, t := range b.f.trailer {
+		if b.err == io.EOF && b.late != nil {
+			for _, t := range *b.late {
 				b.trailer[t.name] = t.values
 			}
 		}

@@ -214,7 +214,7 @@ func (t *transport) begin(ctx context.Context, r *http.Request, l *lookup, f *fl
 	body := &liveBody{rd: e.live.reader(), ctx: ctx, done: f.leaderLeaves}
 	if copied.Trailer == nil { // it may have one that was not announced
 		copied.Trailer = http.Header{}
-		body.f, body.trailer = f, copied.Trailer
+		body.late, body.trailer = &f.trailer, copied.Trailer
 	}
 	copied.Body = body
 	return &copied, false
@@ -257,7 +257,7 @@ func (t *transport) follow(r *http.Request, l *lookup, f *flight) (resp *http.Re
 		stays = true
 		resp.ContentLength = e.size
 		resp.Trailer = http.Header{}
-		resp.Body = &liveBody{rd: rd, ctx: r.Context(), done: leave, f: f, trailer: resp.Trailer}
+		resp.Body = &liveBody{rd: rd, ctx: r.Context(), done: leave, late: &f.common, trailer: resp.Trailer}
 	}
 	c.done(r, f.hash, result, reasonNone)
 	return resp, nil, true

@@ -3,6 +3,7 @@ package cache
 import (
 	"math"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -156,6 +157,14 @@ func (d *directives) addMember(m sfMember) {
 			d.add(m.key, "", formBare)
 		}
 	}
+}
+
+// withheld returns the fields that may be kept by no cache, or by no shared one.
+func (d *directives) withheld(shared bool) []string {
+	if !shared {
+		return d.noCacheFields
+	}
+	return slices.Concat(d.noCacheFields, d.privateFields)
 }
 
 // permitAuthorized reports whether a shared cache may store the answer to a

@@ -198,17 +198,11 @@ func (p *pool[T]) share(hash uint64, same func(*T) bool, make func() *T) *T {
 
 // newFields appends to fields what may be stored of h, by name: not what
 // belongs to the connection (RFC 9111 §3.1), not what outer layers had set, and
-// not what the directives forbid. The order of h's values is kept; they are h's
-// own.
-func newFields(fields []field, h http.Header, outer *outerFields, d *directives, shared, cookies bool) []field {
+// not what is withheld. The order of h's values is kept; they are h's own.
+func (c *Cache) newFields(fields []field, h http.Header, outer *outerFields, withheld []string) []field {
 	named := namedFields(h["Connection"])
 	for name, values := range h {
-		switch {
-		case hopByHop(name), slices.Contains(named, name), ownField(name),
-			slices.Contains(d.noCacheFields, name),
-			shared && slices.Contains(d.privateFields, name),
-			strings.HasPrefix(name, http.TrailerPrefix),
-			!cookies && (name == "Set-Cookie" || name == "Set-Cookie2"):
+		if !c.storable(name, withheld) || slices.Contains(named, name) || strings.HasPrefix(name, http.TrailerPrefix) {
 			continue
 		}
 		added := false
@@ -226,6 +220,22 @@ func newFields(fields []field, h http.Header, outer *outerFields, d *directives,
 	}
 	slices.SortFunc(fields, func(a, b field) int { return strings.Compare(a.name, b.name) })
 	return fields
+}
+
+// storable reports whether a field may be stored, in a header or a trailer.
+func (c *Cache) storable(name string, withheld []string) bool {
+	switch {
+	case hopByHop(name), ownField(name), slices.Contains(withheld, name):
+		return false
+	case name == "Set-Cookie", name == "Set-Cookie2":
+		return c.cfg.SetCookie == CookieKeep
+	}
+	return true
+}
+
+// storableOf returns those of fields that may be stored.
+func (c *Cache) storableOf(fields []field, withheld []string) []field {
+	return slices.DeleteFunc(slices.Clone(fields), func(f field) bool { return !c.storable(f.name, withheld) })
 }
 
 // hopByHop reports whether a field is about one connection, even if Connection

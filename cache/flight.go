@@ -56,10 +56,12 @@ type flight struct {
 	free  bool   // no answer for followers: call the origin yourselves; otherwise try again
 	err   error  // what a client's call has failed with, for all who wait
 
-	entry   *entry  // the response on its way, if it is kept
-	body    body    // its body
-	trailer []field // set before its body ends
-	why     reason  // why it isn't
+	entry    *entry   // the response on its way, if it is kept
+	why      reason   // why it isn't
+	body     body     // its body
+	withheld []string // fields of it that others must not get
+	trailer  []field  // as it came; set before the body ends
+	common   []field  // of trailer, what others may get
 }
 
 // newFlight returns a flight for a request with header h, whose call ends with

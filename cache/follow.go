@@ -57,7 +57,7 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, f *flight, rd *
 				rep.putHeader(w.Header(), st)
 				w.WriteHeader(rep.status)
 			}
-			for _, t := range f.trailer { // not announced: nobody knew
+			for _, t := range f.common { // not announced: nobody knew
 				w.Header()[http.TrailerPrefix+t.name] = t.values
 			}
 			c.done(r, f.hash, Collapsed, reasonNone)

@@ -50,6 +50,8 @@ func (f *flight) complete(h http.Header, outer *outerFields, now time.Duration) 
 	if fit != updateKeep || e.total > f.c.maxBody {
 		return nil, reasonTooLarge
 	}
+	merged := responseDirectives(e.header(), f.c.targetsFor(f.shared))
+	f.withheld = merged.withheld(f.shared)
 	e.status, e.part, e.start = http.StatusOK, false, 0
 	e.size, e.total = e.total, -1
 	e.fields = f.c.fieldSet(e.fieldsOfWhole(), nil)

@@ -124,7 +124,7 @@ func (f *flight) end(err error, trailer []field) {
 	if !f.settled {
 		f.settle(nil, false)
 	}
-	f.trailer = trailer
+	f.trailer, f.common = trailer, f.c.storableOf(trailer, f.withheld)
 	var kept *entry
 	e := f.entry
 	if e != nil {
@@ -132,7 +132,7 @@ func (f *flight) end(err error, trailer []field) {
 			err = errAborted
 		}
 		if err == nil && !e.live.overflowed() {
-			kept = f.sealed(e, trailer)
+			kept = f.sealed(e)
 		}
 	}
 	f.shard.mu.Lock()
@@ -163,19 +163,19 @@ func (f *flight) end(err error, trailer []field) {
 }
 
 // sealed returns e with its whole body, to be stored.
-func (f *flight) sealed(e *entry, trailer []field) *entry {
+func (f *flight) sealed(e *entry) *entry {
 	var k entry
 	e.copyTo(&k)
 	k.live = nil
 	k.data = e.live.sealed()
 	k.size = e.live.length()
-	k.trailer = trailer
+	k.trailer = f.common
 	var room [moreValues]field
 	fields := e.fields.list(room[:0])
 	if f.sniff() && k.size > 0 && k.field("Content-Type") == nil && k.field("Content-Encoding") == nil {
 		fields = setField(fields, "Content-Type", http.DetectContentType(k.data[0]))
 	}
-	if k.field("Content-Length") == nil && len(trailer) == 0 && bodyAllowed(k.status) {
+	if k.field("Content-Length") == nil && len(k.trailer) == 0 && bodyAllowed(k.status) {
 		fields = setField(fields, "Content-Length", formatInt(k.size))
 	}
 	return k.pack(f.c, fields)

@@ -82,8 +82,7 @@ func (c *Cache) update(old *entry, h http.Header, outer *outerFields, now, start
 	e := old.clone()
 	e.requested, e.received = started, now
 	fields := old.fields.list(nil)
-	none := directives{}
-	for _, f := range newFields(nil, h, outer, &none, shared, c.cfg.SetCookie == CookieKeep) {
+	for _, f := range c.newFields(nil, h, outer, nil) {
 		switch {
 		case f.name == "Content-Length":
 		case f.name == "Etag" && old.etag() != "" && !strongTag(old.etag()) && strongTag(f.values[0]):
@@ -102,10 +101,10 @@ func (c *Cache) update(old *entry, h http.Header, outer *outerFields, now, start
 	e.fields = c.fieldSet(fields, nil)
 	merged := e.header()
 	d := responseDirectives(merged, c.targetsFor(shared))
-	fields = slices.DeleteFunc(fields, func(f field) bool {
-		return slices.Contains(d.noCacheFields, f.name) || shared && slices.Contains(d.privateFields, f.name)
-	})
+	withheld := d.withheld(shared)
+	fields = slices.DeleteFunc(fields, func(f field) bool { return slices.Contains(withheld, f.name) })
 	e.fields = c.fieldSet(fields, nil)
+	e.trailer = c.storableOf(e.trailer, withheld)
 	e.age0 = initialAge(h, date, wall, now-started)
 	explicit := false
 	e.life, explicit = lifetime(merged, &d, e.status, date, wall, shared)
