@@ -304,3 +304,36 @@ func TestLoaderTellsOnLoadOfEachLoad(t *testing.T) {
 		}, events)
 	})
 }
+
+func TestLoaderRefusesWhatIsTooDearWhateverItCosts(t *testing.T) {
+	dear := int64(math.MaxInt64)
+	evicted := 0
+	l := cache.MustNewLoader(cache.LoaderConfig[int, int]{
+		Load:    func(_ context.Context, key int) (int, error) { return key, nil },
+		MaxCost: 100,
+		Cost: func(key, _ int) int64 {
+			if key%10 == 0 {
+				return dear
+			}
+			return 1
+		},
+		OnEvict: func(int, int) { evicted++ },
+	})
+	for i := range 1000 {
+		_, err := l.Get(t.Context(), i)
+		require.NoError(t, err)
+		st := l.Stats()
+		require.LessOrEqual(t, st.Cost, int64(100))
+		require.EqualValues(t, st.Entries, st.Cost, "nothing dear is kept")
+	}
+	require.NotZero(t, l.Stats().Entries)
+	require.EqualValues(t, 1000, l.Stats().Entries+evicted)
+	dear = 1
+	require.NoError(t, l.Set(t.Context(), 0, 0))
+	dear = math.MaxInt64
+	require.NoError(t, l.Set(t.Context(), 0, 0))
+	_, ok := l.Peek(0)
+	require.False(t, ok)
+	require.LessOrEqual(t, l.Stats().Cost, int64(100))
+	require.Positive(t, l.Stats().Cost)
+}

@@ -15,23 +15,28 @@ import (
 // as they are, everything else in JSON.
 type loaderKeys[K comparable] struct{}
 
-func (loaderKeys[K]) encode(key K) (string, error) {
+func (loaderKeys[K]) encode(key K) (text string, err error) {
+	defer func() {
+		if recover() != nil { // of its MarshalJSON or UnmarshalJSON
+			text, err = "", loaderKeyError{}
+		}
+	}()
 	if s, ok := any(key).(string); ok {
 		return s, nil
 	}
 	if v := reflect.ValueOf(&key).Elem(); v.Kind() == reflect.String {
 		return v.String(), nil
 	}
-	text, err := json.Marshal(key)
+	data, err := json.Marshal(key)
 	if err != nil {
 		return "", err
 	}
 	// Two keys with the same text would be given each other's values.
 	var again K
-	if json.Unmarshal(text, &again) != nil || again != key {
+	if json.Unmarshal(data, &again) != nil || again != key {
 		return "", loaderKeyError{}
 	}
-	return string(text), nil
+	return string(data), nil
 }
 
 func (loaderKeys[K]) decode(text string) (key K, err error) {

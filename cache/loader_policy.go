@@ -98,6 +98,10 @@ func (p *loaderPolicy[K, V]) entries() int {
 
 // add takes e in, and evicts what there is no room for then: perhaps e.
 func (p *loaderPolicy[K, V]) add(e *loaderEntry[K, V], now int64) {
+	if p.tooLarge(e) {
+		p.onEvict(e)
+		return
+	}
 	if p.entries() >= p.sized {
 		p.resize(2 * p.sized)
 	}
@@ -109,10 +113,20 @@ func (p *loaderPolicy[K, V]) add(e *loaderEntry[K, V], now int64) {
 
 // replace puts e in the place of old, an entry of the same key.
 func (p *loaderPolicy[K, V]) replace(old, e *loaderEntry[K, V], now int64) {
-	e.heat.Store(old.heat.Load())
 	p.take(old)
+	if p.tooLarge(e) {
+		p.onEvict(e)
+		return
+	}
+	e.heat.Store(old.heat.Load())
 	p.put(old.place, e)
 	p.settle(now)
+}
+
+// tooLarge reports whether e fits nowhere. It must not push others out on its
+// way, nor the sum of costs over what an int64 holds.
+func (p *loaderPolicy[K, V]) tooLarge(e *loaderEntry[K, V]) bool {
+	return e.cost > max(p.maxWindow, p.max-p.maxWindow)
 }
 
 // remove forgets e.

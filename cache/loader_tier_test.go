@@ -331,3 +331,21 @@ func TestLoaderStoresKeysOfAnyTypeThatCanBeWrittenDown(t *testing.T) {
 		store.mu.Unlock()
 	})
 }
+
+// A bomb is a key that can't be written down.
+type bomb int
+
+func (bomb) MarshalText() ([]byte, error) { panic("bomb") }
+
+func TestLoaderSurvivesAKeyThatPanics(t *testing.T) {
+	l := cache.MustNewLoader(cache.LoaderConfig[bomb, int]{
+		Name:  "bombs",
+		Load:  func(context.Context, bomb) (int, error) { return 42, nil },
+		Store: newMapStore(),
+	})
+	v, err := l.Get(t.Context(), 1)
+	require.NoError(t, err)
+	require.Equal(t, 42, v)
+	require.NoError(t, l.Delete(t.Context(), 1))
+	require.NoError(t, l.Close())
+}
