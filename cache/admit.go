@@ -101,13 +101,16 @@ func (f *flight) admit(status int, h http.Header, outer *outerFields, d *directi
 	if !e.validates() && (e.rules.noCache || e.life <= 0 && e.swr <= 0 && e.sie <= 0) {
 		return nil, reasonNoFreshness
 	}
+	limit := c.maxBody
 	if status == http.StatusPartialContent {
-		if why := e.takeRange(h); why != reasonNone {
+		n, why := e.takeRange(h)
+		if why != reasonNone {
 			return nil, why
 		}
+		limit = min(limit, n)
 	}
 	e.size = contentLength(h, status)
-	e.live = f.body.init(e.size, c.maxBody, &c.budget)
+	e.live = f.body.init(e.size, limit, &c.budget)
 	return e, reasonNone
 }
 
@@ -218,9 +221,9 @@ func (c *Cache) staleWhileRevalidate(e *entry, now time.Duration) bool {
 func (c *Cache) defaultTTL(status int, h http.Header) (time.Duration, bool) {
 	if c.cfg.TTLOf != nil {
 		ttl := c.cfg.TTLOf(status, h)
-		return ttl, ttl > 0
+		return min(ttl, forever), ttl > 0
 	}
-	return c.cfg.TTL, c.cfg.TTL > 0 && heuristicStatus(status)
+	return min(c.cfg.TTL, forever), c.cfg.TTL > 0 && heuristicStatus(status)
 }
 
 // tagsOf returns the tags of a response, or why it can't be found by them all.

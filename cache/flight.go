@@ -41,6 +41,7 @@ type flight struct {
 	client  context.Context // the leader's, when ctx is fill
 	fill    fillContext
 	started time.Duration
+	ended   bool
 
 	// Protected by the shard.
 	next     *flight // of the same hash

@@ -160,17 +160,15 @@ func (e *entry) strongValidator() []string {
 	return nil
 }
 
-// takeRange notes which bytes a 206 has. Its body must come as one part.
-func (e *entry) takeRange(h http.Header) reason {
+// takeRange notes which bytes a 206 has, and returns how many. Its body must come
+// as one part.
+func (e *entry) takeRange(h http.Header) (n int64, why reason) {
 	start, end, total, ok := parseContentRange(h["Content-Range"])
-	if !ok {
-		return reasonPartial
+	if n = end - start + 1; !ok || contentLength(h, e.status) > n {
+		return 0, reasonPartial
 	}
 	e.part, e.start, e.total = true, start, total
-	if n := contentLength(h, e.status); n >= 0 && n > end-start+1 {
-		return reasonPartial
-	}
-	return reasonNone
+	return n, reasonNone
 }
 
 // cut returns the bytes of b, which are counted as those of the whole

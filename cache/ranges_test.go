@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-spillway/spillway/cache"
@@ -286,4 +287,35 @@ func TestAPartThatBrokeOffHoldsNoMoreThanCame(t *testing.T) { // RFC 9111 §3.3
 		get(h, page, "Range", ask)
 		require.EqualValues(t, 2+i, o.calls.Load(), "it is not wholly within what came: %s", ask)
 	}
+}
+
+func TestAPartThatIsLongerThanItSaysIsNotStored(t *testing.T) { // RFC 9110 §14.4
+	o := newOrigin("Cache-Control", "max-age=60", "Etag", `"a"`, "Content-Range", "bytes 0-3/10")
+	o.status, o.body = 206, "0123and more"
+	h := cache.MustNew(cache.Config{}).Handler(o)
+	get(h, page, "Range", "bytes=0-3")
+	get(h, page, "Range", "bytes=4-6")
+	require.EqualValues(t, 2, o.calls.Load())
+}
+
+func TestAPartOfANewVersionTakesThePlaceOfTheOldWhole(t *testing.T) { // RFC 9110 §13.2.2
+	synctest.Test(t, func(t *testing.T) {
+		version, body := `"1"`, digits
+		o := newOrigin()
+		o.serve = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Etag", version)
+			http.ServeContent(w, r, "f.txt", time.Time{}, strings.NewReader(body))
+		}
+		h := cache.MustNew(cache.Config{}).Handler(o)
+		get(h, page)
+		time.Sleep(61 * time.Second)
+		version, body = `"2"`, "abcdefghij"
+		for range 2 {
+			require.Equal(t, "ab", get(h, page, "Range", "bytes=0-1").Body.String())
+			require.EqualValues(t, 2, o.calls.Load())
+		}
+		o.serve = func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) }
+		require.Equal(t, 503, get(h, page).Code, "the old version is not what it was")
+	})
 }

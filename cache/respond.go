@@ -69,6 +69,9 @@ func (f *flight) respond(status int, h http.Header, outer *outerFields) (action,
 		}
 		return actPass, nil, resultOf(why), why
 	}
+	if f.asked && e.part && !f.stale.identifiedBy(h) {
+		c.discard(f.stale) // a whole would be preferred to a part, even one of an old version
+	}
 	f.shard.mu.Lock()
 	f.entry = e
 	purged := e.hasTag(f.deadTags) // some may have come to wait since
@@ -118,9 +121,13 @@ func (c *Cache) unfitFor(status int) time.Duration {
 	return c.hitForMiss
 }
 
-// end ends the flight. With a nil err the response is whole, and is stored if
-// nothing speaks against it.
+// end ends the flight, once. With a nil err the response is whole, and is stored
+// if nothing speaks against it.
 func (f *flight) end(err error, trailer []field) {
+	if f.ended {
+		return
+	}
+	f.ended = true
 	if !f.settled {
 		f.settle(nil, false)
 	}
