@@ -14,7 +14,7 @@ import (
 // is stored, or at once if it is not to be.
 func (t *transport) call(f *flight, out *http.Request, got func(*http.Response, *entry, Result, reason, error)) {
 	c := t.c
-	resp, err := t.next.RoundTrip(out)
+	resp, err := t.send(out)
 	if err != nil {
 		now := c.now()
 		if f.stale != nil && !f.strict && f.ctx.Err() == nil && !f.stalePurged() && c.staleIfError(f.stale, 0, now) {

@@ -10,27 +10,27 @@ import (
 func (h *handler) lead(w http.ResponseWriter, r *http.Request, l *lookup, f *flight) bool {
 	c := h.c
 	rec := newRecorder(f, w, r, l)
-	returned := false
+	finished := false
 	defer func() {
 		c.fillTime.since(c, f.started)
-		if !returned { // a panic or runtime.Goexit, which goes on
+		if !finished { // a panic or runtime.Goexit, which goes on
 			rec.abort()
 			c.done(r, f.hash, Failed, reasonAborted)
 		}
 		f.cancel(nil)
 	}()
 	if e := f.fromTier(r.Context(), l); e != nil {
-		returned = true
-		if rep, ok := l.replyFor(c, e, c.now()); ok {
+		rep, ok := l.replyFor(c, e, c.now())
+		if ok {
 			rep.write(w, c.stampAt(e, c.now()))
 			c.done(r, f.hash, Hit, reasonNone)
-			return true
 		}
-		return false
+		finished = true
+		return ok
 	}
 	h.next.ServeHTTP(rec, f.request(r, l))
-	returned = true
 	rec.finish()
+	finished = true
 	if rec.act == actRetry {
 		l.anew = true
 		return false
@@ -64,6 +64,9 @@ func (f *flight) request(r *http.Request, l *lookup) *http.Request {
 		return out
 	}
 	out := r.Clone(f.ctx)
+	if out.Header == nil {
+		out.Header = http.Header{}
+	}
 	switch {
 	case l.anew: // as if nothing were stored
 		out.Header.Del("If-None-Match")

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"sync/atomic"
 )
 
@@ -56,6 +57,9 @@ func (rec *recorder) Unwrap() http.ResponseWriter { return rec.w }
 func (rec *recorder) WriteHeader(status int) {
 	if rec.status != 0 {
 		return
+	}
+	if status < 100 || status > 999 { // as net/http would, which sees only what goes to a client
+		panic("cache: invalid WriteHeader code " + strconv.Itoa(status))
 	}
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
 		rec.interim(status)

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"net/http"
 	"time"
 )
@@ -98,6 +99,27 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
+// errNoResponse is what a RoundTripper of no use has failed with.
+var errNoResponse = errors.New("cache: the RoundTripper returned neither a response nor an error")
+
+// send calls next, and makes its response as complete as http.Client would.
+func (t *transport) send(r *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(r)
+	switch {
+	case err != nil:
+		return nil, err
+	case resp == nil:
+		return nil, errNoResponse
+	}
+	if resp.Header == nil {
+		resp.Header = http.Header{}
+	}
+	if resp.Body == nil {
+		resp.Body = http.NoBody
+	}
+	return resp, nil
+}
+
 // stored answers from e if that is fresh, or may be used although it isn't.
 func (t *transport) stored(r *http.Request, l *lookup, key string, e *entry, now time.Duration) *http.Response {
 	c := t.c
@@ -152,7 +174,7 @@ func (t *transport) other(r *http.Request) (*http.Response, error) {
 // stored as it is read.
 func (t *transport) pass(r *http.Request, result Result, why reason, fwd string, see func(*http.Response) bool) (*http.Response, error) {
 	c := t.c
-	resp, err := t.next.RoundTrip(r)
+	resp, err := t.send(r)
 	if err != nil {
 		c.done(r, 0, Failed, why)
 		return nil, err
