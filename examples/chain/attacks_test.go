@@ -116,6 +116,14 @@ var attacks = []attack{
 	{name: "panicking handler", do: body("GET", "/panic", "", 0, "")},
 	{name: "panic after the header", do: body("GET", "/panic-late", "", 0, "")},
 	{name: "panic in a stream", do: func(t testing.TB, s *site) string { return answer(s, stream(s, "/panic-stream"), 0, "") }},
+	{name: "panic, client gone", do: func(t testing.TB, s *site) string {
+		resp, err := s.client.Get(s.url + "/panic-gone")
+		if err != nil {
+			return err.Error()
+		}
+		resp.Body.Close()
+		return ""
+	}},
 	{name: "ErrAbortHandler", do: body("GET", "/abort", "", 0, "")},
 	{name: "Goexit", do: body("GET", "/goexit", "", 0, "")},
 	{name: "deaf handler", do: body("GET", "/deaf", "", 200, "late")},

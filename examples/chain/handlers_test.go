@@ -35,6 +35,11 @@ func hostile(dir string) http.Handler {
 		http.NewResponseController(w).Flush()
 		panic("hostile")
 	})
+	handle("/panic-gone", func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		panic("hostile")
+	})
 	handle("/abort", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })
 	handle("/goexit", func(w http.ResponseWriter, r *http.Request) { runtime.Goexit() })
 	handle("/deaf", func(w http.ResponseWriter, r *http.Request) { // to its context

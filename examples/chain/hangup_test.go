@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/go-spillway/spillway/breaker"
 	"github.com/go-spillway/spillway/degrade"
 	"github.com/go-spillway/spillway/ratelimit"
 )
@@ -100,7 +101,7 @@ func TestAHangUpInAQueueIsNoRefusal(t *testing.T) {
 		time.AfterFunc(time.Millisecond, cancel)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "http://api.example/", nil))
-		require.False(t, w.Flushed)
+		require.Equal(t, 200, w.Code, "which is what says nothing")
 		require.Zero(t, w.Body.Len(), "nobody is there to read it")
 	}
 	t.Run("for a slot", func(t *testing.T) {
@@ -113,9 +114,12 @@ func TestAHangUpInAQueueIsNoRefusal(t *testing.T) {
 			for range hangUps {
 				wait(h)
 			}
+			left, leave := context.WithCancel(context.Background())
+			leave()
+			h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(left, "GET", "http://api.example/", nil))
 			s := p.shed.Stats()
 			require.Zero(t, s.Refused)
-			require.EqualValues(t, hangUps, s.Abandoned)
+			require.EqualValues(t, hangUps+1, s.Abandoned)
 			require.Zero(t, s.Waiting)
 			require.Zero(t, total(p.b, "spillway_breaker_requests_total"))
 			require.Zero(t, p.pages.Stats().Misses+p.pages.Stats().Bypassed, "they had no answer")
@@ -139,5 +143,43 @@ func TestAHangUpInAQueueIsNoRefusal(t *testing.T) {
 			require.Equal(t, 404, get(h, "/").Code)
 			require.LessOrEqual(t, time.Since(began), time.Second, "their tokens are there again")
 		})
+	})
+}
+
+// TestAHangUpGivesTheBreakersProbeBack: one request at a time finds out whether
+// the service is well again, and some do not stay to see.
+func TestAHangUpGivesTheBreakersProbeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newParts()
+		p.b = breaker.MustNew(breaker.Config{OpenFor: 10 * time.Second, MinCalls: 5, Probes: 1, ProbesAtOnce: 1, ProbeLease: time.Hour})
+		h := p.handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/fails":
+				w.WriteHeader(http.StatusInternalServerError)
+			case "/panics":
+				panic("hostile")
+			case "/waits":
+				<-r.Context().Done()
+			}
+		}))
+		for range 5 {
+			require.Equal(t, 500, get(h, "/fails").Code)
+		}
+		require.Equal(t, breaker.Open, p.b.State())
+		time.Sleep(10 * time.Second)
+		for range hangUps {
+			ctx, cancel := context.WithCancel(context.Background())
+			time.AfterFunc(time.Second, cancel)
+			h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "http://api.example/waits", nil))
+		}
+		require.EqualValues(t, hangUps, p.b.Stats().Ignored)
+		require.Equal(t, breaker.HalfOpen, p.b.State())
+		require.PanicsWithValue(t, "hostile", func() { get(h, "/panics") })
+		require.Equal(t, breaker.Open, p.b.State(), "a panic is an answer")
+		time.Sleep(20 * time.Second)
+		require.Equal(t, 200, get(h, "/").Code)
+		require.NotEqual(t, breaker.Open, p.b.State())
+		require.Zero(t, p.shed.Stats().InFlight)
+		require.Empty(t, get(h, "/").Header().Get("Retry-After"))
 	})
 }

@@ -260,6 +260,7 @@ func TestWhoSharesAnAnswerIsToldOfItsOwnTokens(t *testing.T) {
 		synctest.Wait()
 		go func() { second = get(h, "/") }()
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		require.Equal(t, 1, calls)
 		require.Contains(t, first.Header().Get("RateLimit"), "r=9;")
 		require.Contains(t, second.Header().Get("RateLimit"), "r=8;")

@@ -55,6 +55,7 @@ func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // A tally counts what clients saw.
 type tally struct {
 	good, refused, failed, hungUp, greedy429, asked atomic.Int64
+	skewed                                          atomic.Int64 // who said that there was no time, and got none
 	avoidable                                       atomic.Int64 // of the failed: a GET while two backends were well
 	gone                                            atomic.Bool  // all backends, until the balancer has them back
 
@@ -111,6 +112,12 @@ func (y *tally) one(ctx context.Context, s *site, rng *rand.Rand, id int, method
 	if path == "/events" {
 		r.Header.Set("Accept", "text/event-stream")
 	}
+	skewed := rng.IntN(50) == 0 // this caller's clock is wrong, and so is what it says of time
+	if skewed {
+		claims := []string{"-3600000", "0", "1", "3600000", "999999999999", "soon", "NaN"}
+		r.Header.Set(degrade.TimeoutHeader, claims[rng.IntN(len(claims))])
+		r.Header.Set("Date", time.Now().Add(time.Duration(rng.IntN(48)-24)*time.Hour).UTC().Format(http.TimeFormat))
+	}
 	gone := y.gone.Load()
 	resp, err := s.client.Do(r)
 	var got []byte
@@ -133,6 +140,8 @@ func (y *tally) one(ctx context.Context, s *site, rng *rand.Rand, id int, method
 		y.isWrong("%s %s: a polite client got 429", method, path)
 	case code == http.StatusServiceUnavailable:
 		y.refused.Add(1)
+	case code >= 500 && skewed: // it has no time left, as it says
+		y.skewed.Add(1)
 	case code >= 500:
 		y.failed.Add(1)
 		if method == "GET" && !gone && !y.gone.Load() {
@@ -172,8 +181,8 @@ func (y *tally) one(ctx context.Context, s *site, rng *rand.Rand, id int, method
 // carried out, and none twice; and in the end nothing is in flight, the heap is
 // as it was, and so are the goroutines.
 //
-// There is no clock of a caller to be skewed: what a caller says of time is how
-// much is left (Spillway-Timeout), which needs no common clock. The clock is the
+// Callers whose clock is wrong harm nobody else: what a caller says of time is
+// how much is left (Spillway-Timeout), and some say nonsense. The clock is the
 // real one, and everybody sleeps by it, since the backends are real processes.
 func TestSoak(t *testing.T) {
 	length := *soak
@@ -205,7 +214,7 @@ func TestSoak(t *testing.T) {
 			},
 		}),
 		pages: cache.MustNew(cache.Config{}),
-		shed:  degrade.MustNew(degrade.Config{}),
+		shed:  degrade.MustNew(degrade.Config{Trust: func(*http.Request) bool { return true }}),
 		sw:    degrade.MustNewSwitch(degrade.SwitchConfig{}),
 		b:     breaker.MustNew(breaker.Config{OpenFor: 200 * time.Millisecond, MaxOpen: 400 * time.Millisecond}),
 	}
@@ -305,8 +314,8 @@ func TestSoak(t *testing.T) {
 	}
 	goroutinesAfter, heapAfter := measure()
 
-	t.Logf("%d rounds of faults; answered %d, refused %d, failed %d (avoidable %d), hung up %d, greedy refused %d; %d orders", round,
-		y.good.Load(), y.refused.Load(), y.failed.Load(), y.avoidable.Load(), y.hungUp.Load(), y.greedy429.Load(), len(y.ordered))
+	t.Logf("%d rounds of faults; answered %d, refused %d, failed %d (avoidable %d), hung up %d, out of time %d, greedy refused %d; %d orders", round,
+		y.good.Load(), y.refused.Load(), y.failed.Load(), y.avoidable.Load(), y.hungUp.Load(), y.skewed.Load(), y.greedy429.Load(), len(y.ordered))
 	t.Logf("heap %.1f to %.1f MB, goroutines %d to %d", heapBefore/1e6, heapAfter/1e6, goroutinesBefore, goroutinesAfter)
 	require.Empty(t, y.wrong)
 	require.Greater(t, y.good.Load(), 2*(y.failed.Load()+y.refused.Load()), "most are answered, whatever happens")
