@@ -53,27 +53,27 @@ func URLs(urls ...string) []Backend {
 	return list
 }
 
-// normalize fills in the defaults of d and parses its URL.
-func (d *Backend) normalize() (*url.URL, error) {
+// normalize checks d and fills in its defaults.
+func (d *Backend) normalize() error {
 	u, err := url.Parse(d.URL)
 	if err == nil && u.Scheme == "h2c" { // what it is called as, whose host is looked at more strictly
 		_, err = url.Parse("http" + d.URL[len("h2c"):])
 	}
 	switch {
 	case err != nil:
-		return nil, invalid("URL is %q, must be a URL", d.URL)
+		return invalid("URL is %q, must be a URL", d.URL)
 	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "h2c":
-		return nil, invalid("URL is %q, must start with http, https or h2c", d.URL)
+		return invalid("URL is %q, must start with http, https or h2c", d.URL)
 	case u.Host == "" || u.Hostname() == "":
-		return nil, invalid("URL is %q, must have a host", d.URL)
+		return invalid("URL is %q, must have a host", d.URL)
 	case u.RawQuery != "" || u.Fragment != "" || u.User != nil:
-		return nil, invalid("URL is %q, must be scheme, host and path alone", d.URL)
+		return invalid("URL is %q, must be scheme, host and path alone", d.URL)
 	case d.Weight < 0 || math.IsNaN(d.Weight) || math.IsInf(d.Weight, 0):
-		return nil, invalid("Weight is %v, must be zero or positive", d.Weight)
+		return invalid("Weight is %v, must be zero or positive", d.Weight)
 	case d.Weight > maxWeight || d.Weight != 0 && d.Weight < 1/maxWeight:
-		return nil, invalid("Weight is %v, must be between %g and %g", d.Weight, 1/maxWeight, float64(maxWeight))
+		return invalid("Weight is %v, must be between %g and %g", d.Weight, 1/maxWeight, float64(maxWeight))
 	case d.Tier < 0:
-		return nil, invalid("Tier is %d, must not be negative", d.Tier)
+		return invalid("Tier is %d, must not be negative", d.Tier)
 	}
 	if d.Weight == 0 {
 		d.Weight = 1
@@ -81,7 +81,7 @@ func (d *Backend) normalize() (*url.URL, error) {
 	if d.ID == "" {
 		d.ID = d.URL
 	}
-	return u, nil
+	return nil
 }
 
 // invalid is an error that begins with the name of a field.

@@ -24,12 +24,12 @@ const (
 // The latency is a moving average over about two seconds of the time to the
 // response's header, and no less than the time for which a backend that is
 // being waited for has answered nothing: a backend that hangs gets dear before
-// its first request times out, and stays so when its callers give up. A failure or refusal counts as the larger of 1
-// second and ten times the pool's mean, so that failing fast never looks fast.
-// An unknown backend costs the pool's mean; an estimate that is not renewed
-// for 5 seconds fades to it; a backend that was idle for 3 seconds gets one
-// request the next time it is drawn, so that nobody is forgotten. After failures
-// in a row these times are longer.
+// its first request times out, and stays so when its callers give up. A failure
+// or refusal counts as the larger of 1 second and ten times the pool's mean, so
+// that failing fast never looks fast. An unknown backend costs the pool's mean;
+// an estimate that is not renewed for 5 seconds fades to it; a backend that was
+// idle for 3 seconds gets one request the next time it is drawn, so that nobody
+// is forgotten. After failures in a row these times are longer.
 //
 // Costs that differ by less than a fifth count as equal, and the backend that
 // was drawn first gets the request. Without that, requests that come one after

@@ -111,7 +111,7 @@ const idlePerBackend = 256
 // model returns what the transports of the backends are cloned from.
 func model(user *http.Transport) *http.Transport {
 	if user == nil {
-		t := &http.Transport{
+		user = &http.Transport{
 			DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 			ForceAttemptHTTP2:     true,
 			IdleConnTimeout:       90 * time.Second,
@@ -119,7 +119,6 @@ func model(user *http.Transport) *http.Transport {
 			ExpectContinueTimeout: time.Second,
 			DisableCompression:    true,
 		}
-		user = t
 	} else {
 		// net/http leaves HTTP/2 out once somebody else has set up the TLS of a
 		// transport. Here that is us, for the name: it was on, so it stays on.

@@ -17,7 +17,7 @@ func checkBackends(list []Backend, name string) ([]Backend, error) {
 	seen := map[string]int{}
 	for i := range list {
 		d := &list[i]
-		if _, err := d.normalize(); err != nil {
+		if err := d.normalize(); err != nil {
 			errs = append(errs, fmt.Errorf("%s[%d].%w", name, i, err))
 		} else if first, dup := seen[d.ID]; dup {
 			errs = append(errs, fmt.Errorf("%s[%d].ID is %q, must differ from [%d]", name, i, d.ID, first))
