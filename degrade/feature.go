@@ -76,9 +76,13 @@ const Auto = -1
 func (f *Feature) Keep(share float64) *Feature {
 	f.sw.mu.Lock()
 	defer f.sw.mu.Unlock()
-	f.keep = min(share, 1)
-	if f.keep < 0 {
+	switch {
+	case share < 0:
 		f.keep = Auto
+	case share >= 0:
+		f.keep = min(share, 1)
+	default:
+		f.keep = 0 // NaN: nobody
 	}
 	f.sw.publishLocked(time.Now())
 	return f

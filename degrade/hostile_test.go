@@ -2,6 +2,7 @@ package degrade_test
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -270,4 +271,13 @@ func TestAFileThatIsAsItWasIsReadAgainAfterAFailure(t *testing.T) {
 		require.Contains(t, texts[1], "file read: 0 overrides")
 		require.Equal(t, texts[0], texts[2])
 	})
+}
+
+func TestAShareThatIsNoNumberIsNobodys(t *testing.T) {
+	sw := degrade.MustNewSwitch(degrade.SwitchConfig{})
+	reviews := sw.Feature("reviews", degrade.Optional).Keep(math.NaN())
+	require.NoError(t, sw.Set(override("level", degrade.Reduced)))
+	require.False(t, reviews.Enabled())
+	w := get(sw.Admin(), func(r *http.Request) { r.RemoteAddr, r.Host = "127.0.0.1:1", "localhost" })
+	require.Contains(t, w.Body.String(), `"share": 0,`, "what is no number is no JSON")
 }
