@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -231,4 +232,20 @@ func TestTheNumbersOfACheckStayItsOwnWhileOthersComeAndGo(t *testing.T) {
 	close(stop)
 	others.Wait()
 	require.Zero(t, wrong, "of 2000 scrapes")
+}
+
+// AtLeast fails for a value that is not a number, which JSON can't say.
+func TestACheckThatMeasuresNoNumberLeavesTheVerboseFormWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := health.MustNew(health.Config{
+			Checks:    map[string]health.Check{"pool": {Probe: health.AtLeast(math.NaN, 0.5)}, "db": {Probe: pass}},
+			Authorize: func(*http.Request) bool { return true },
+		})
+		run(t, h)
+		for _, path := range []string{"/readyz?verbose", "/readyz/pool"} {
+			body := get(h.Handler(nil), path).Body.String()
+			require.Contains(t, body, `"componentId": "pool"`, path)
+			require.Contains(t, body, `"output": "NaN, at least 0.5 is expected"`, path)
+		}
+	})
 }

@@ -141,7 +141,7 @@ func (r *Result) doc() (key string, doc componentDoc) {
 	switch {
 	case r.Unit != "":
 		measured = "value"
-		doc.ObservedValue, doc.ObservedUnit = &r.Value, r.Unit
+		doc.ObservedValue, doc.ObservedUnit = number(r.Value), r.Unit // JSON has no NaN
 	case r.Took > 0:
 		ms := float64(r.Took.Microseconds()) / 1000
 		doc.ObservedValue, doc.ObservedUnit = &ms, "ms"
@@ -214,8 +214,8 @@ func (h *Checker) probeOne(w http.ResponseWriter, r *http.Request, i int, name s
 
 func (h *Checker) writeDoc(w http.ResponseWriter, r *http.Request, i int, status Status, doc healthDoc) {
 	body, err := json.MarshalIndent(doc, "", "  ")
-	if err != nil { // a measured NaN or infinity
-		body = []byte(`{"status":"` + status.String() + `"}`)
+	if err != nil {
+		body = []byte(`{"status":"` + status.String() + `"}`) // not reached
 	}
 	body = append(body, '\n')
 	a := answer{status: status, code: http.StatusOK, body: body, length: []string{strconv.Itoa(len(body))}}
