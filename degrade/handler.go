@@ -16,10 +16,11 @@ import (
 // goroutine. In next, [PriorityOf] returns the priority of the request.
 func (s *Shedder) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		came := r
 		exempt := s.cfg.Exempt != nil && s.cfg.Exempt(r)
 		r, believed := s.believe(r)
 		if exempt {
-			next.ServeHTTP(w, r)
+			serve(next, w, r, came)
 			return
 		}
 		t := ticket{}
@@ -40,12 +41,22 @@ func (s *Shedder) Handler(next http.Handler) http.Handler {
 			s.streams.Add(1)
 			defer s.streams.Add(-1)
 			s.core.leave(s.now(), -1, t.n)
-			next.ServeHTTP(w, r)
+			serve(next, w, r, came)
 			return
 		}
 		defer s.release(&t, r.Context())
-		next.ServeHTTP(w, r)
+		serve(next, w, r, came)
 	})
+}
+
+// serve calls next with r, which may be a copy of the request that came. The
+// files of a form that next reads into a copy are removed here, because net/http
+// removes those of its own request only.
+func serve(next http.Handler, w http.ResponseWriter, r, came *http.Request) {
+	next.ServeHTTP(w, r)
+	if form := r.MultipartForm; form != nil && form != came.MultipartForm {
+		form.RemoveAll()
+	}
 }
 
 // believe reports whether r has fields of ours that are to be believed. Those

@@ -1,8 +1,10 @@
 package degrade_test
 
 import (
+	"bytes"
 	"context"
 	"math"
+	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -280,4 +282,49 @@ func TestAShareThatIsNoNumberIsNobodys(t *testing.T) {
 	require.False(t, reviews.Enabled())
 	w := get(sw.Admin(), func(r *http.Request) { r.RemoteAddr, r.Host = "127.0.0.1:1", "localhost" })
 	require.Contains(t, w.Body.String(), `"share": 0,`, "what is no number is no JSON")
+}
+
+// net/http removes the files of a form from the request that it made, and a
+// handler reads the form into the copy that it was given.
+func TestTheFilesOfAFormAreRemoved(t *testing.T) {
+	high := func(*http.Request) degrade.Priority { return degrade.Critical }
+	for name, through := range map[string]func(http.Handler) http.Handler{
+		"shedder": degrade.MustNew(degrade.Config{Priority: high}).Handler,
+		"switch":  degrade.MustNewSwitch(degrade.SwitchConfig{}).Handler,
+		"reduced": func() func(http.Handler) http.Handler {
+			sw := degrade.MustNewSwitch(degrade.SwitchConfig{})
+			sw.Feature("reviews", degrade.Optional)
+			require.NoError(t, sw.Set(override("level", degrade.Reduced)))
+			return sw.Handler
+		}(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Setenv("TMPDIR", dir)
+			t.Setenv("TMP", dir) // on Windows
+			files := func() int {
+				all, err := os.ReadDir(dir)
+				require.NoError(t, err)
+				return len(all)
+			}
+			srv := httptest.NewServer(through(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.ParseMultipartForm(0) != nil || files() != 1 {
+					w.WriteHeader(500)
+				}
+			})))
+			defer srv.Close()
+			var body bytes.Buffer
+			form := multipart.NewWriter(&body)
+			part, err := form.CreateFormFile("photo", "photo.jpg")
+			require.NoError(t, err)
+			_, err = part.Write(make([]byte, 20<<20)) // more than is kept in memory
+			require.NoError(t, err)
+			form.Close()
+			resp, err := http.Post(srv.URL, form.FormDataContentType(), &body)
+			require.NoError(t, err)
+			resp.Body.Close()
+			require.Equal(t, 200, resp.StatusCode)
+			require.Zero(t, files(), "left in the directory for temporary files")
+		})
+	}
 }

@@ -42,7 +42,7 @@ func (s *Switch) Handler(next http.Handler) http.Handler {
 		sn := s.now.Load()
 		if sn.plain {
 			p := &pin{Context: r.Context(), sw: s, sn: sn}
-			next.ServeHTTP(w, p.carry(r))
+			serve(next, w, p.carry(r), r)
 			return
 		}
 		x := &struct {
@@ -55,7 +55,7 @@ func (s *Switch) Handler(next http.Handler) http.Handler {
 			p.sn = sn.part
 		}
 		m.ResponseWriter, m.sw = w, s
-		next.ServeHTTP(m, p.carry(r))
+		serve(next, m, p.carry(r), r)
 		m.send(http.StatusOK) // when nothing was written
 	})
 }
