@@ -158,6 +158,7 @@ func (h *Checker) serve(w http.ResponseWriter, r *http.Request, next http.Handle
 	if h.phase.Load() != int32(Serving) {
 		h.lastArrival.Store(start)
 	}
+	came := r
 	var sw *writer
 	if r.Context().Value(drainingKey{}) == nil { // the server isn't ours
 		v := &visit{Context: r.Context(), writer: writer{ResponseWriter: w, h: h}}
@@ -192,6 +193,9 @@ func (h *Checker) serve(w http.ResponseWriter, r *http.Request, next http.Handle
 		}
 	}()
 	next.ServeHTTP(sw, r)
+	if form := r.MultipartForm; form != nil && form != came.MultipartForm {
+		form.RemoveAll() // net/http removes the files of its own request only
+	}
 	returned = true
 }
 

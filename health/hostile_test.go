@@ -1,15 +1,18 @@
 package health_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"math"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"runtime"
 	"sync"
 	"testing"
@@ -248,4 +251,35 @@ func TestACheckThatMeasuresNoNumberLeavesTheVerboseFormWhole(t *testing.T) {
 			require.Contains(t, body, `"output": "NaN, at least 0.5 is expected"`, path)
 		}
 	})
+}
+
+// net/http removes the files of a form from the request that it made, and a
+// handler reads the form into the copy that it was given.
+func TestTheFilesOfAFormAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	t.Setenv("TMP", dir) // on Windows
+	files := func() int {
+		all, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		return len(all)
+	}
+	srv := httptest.NewServer(health.MustNew(health.Config{}).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ParseMultipartForm(0) != nil || files() != 1 {
+			w.WriteHeader(500)
+		}
+	})))
+	defer srv.Close()
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	part, err := form.CreateFormFile("photo", "photo.jpg")
+	require.NoError(t, err)
+	_, err = part.Write(make([]byte, 20<<20)) // more than is kept in memory
+	require.NoError(t, err)
+	form.Close()
+	resp, err := http.Post(srv.URL, form.FormDataContentType(), &body)
+	require.NoError(t, err)
+	resp.Body.Close()
+	require.Equal(t, 200, resp.StatusCode)
+	require.Zero(t, files(), "left in the directory for temporary files")
 }
