@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -286,32 +287,31 @@ func ExampleLimiter_Transport() {
 	// not sent: the hour would outlast the client's minute
 }
 
-// One second's pause that an upstream asks for holds for all requests to it.
+// A pause that an upstream asks for holds for all requests to it. They wait it
+// out, but for those whose deadline is sooner, which fail at once.
 func ExampleLimiter_Transport_learns() {
-	answers := []int{http.StatusTooManyRequests, http.StatusOK}
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Retry-After", "1")
-		w.WriteHeader(answers[0])
-		answers = answers[1:]
+		fmt.Println("the upstream is asked for", r.URL)
+		w.Header().Set("Retry-After", "30")
+		w.WriteHeader(http.StatusTooManyRequests)
 	}))
 	defer upstream.Close()
 
 	lim := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerSecond(100)})
-	client := &http.Client{Transport: lim.Transport(nil)}
-	start := time.Now()
-	for range 2 {
-		res, err := client.Get(upstream.URL)
-		if err != nil {
-			panic(err)
+	client := &http.Client{Transport: lim.Transport(nil), Timeout: 10 * time.Second}
+	for _, path := range []string{"/first", "/second"} {
+		res, err := client.Get(upstream.URL + path)
+		if errors.Is(err, ratelimit.ErrWait) {
+			fmt.Println("not sent: half a minute would outlast the client's ten seconds")
+			continue
 		}
 		res.Body.Close()
 		fmt.Println(res.StatusCode)
 	}
-	fmt.Println(time.Since(start) >= time.Second)
 	// Output:
+	// the upstream is asked for /first
 	// 429
-	// 200
-	// true
+	// not sent: half a minute would outlast the client's ten seconds
 }
 
 // A looser limit for each /48 beside the one for each /64.
