@@ -108,7 +108,9 @@ func (l *Limiter) Charge(ctx context.Context, key string, n int) {
 	l.chargeAsk(ctx, a)
 }
 
-// Forget fills key's buckets.
+// Forget fills key's buckets. What the requests that run meanwhile are given
+// back when they end (Config.Settle) comes on top, no further than full: nobody
+// remembers which of their debts were forgiven.
 func (l *Limiter) Forget(ctx context.Context, key string) { l.Charge(ctx, key, math.MinInt) }
 
 func (l *Limiter) askKey(key string, n int) *ask {

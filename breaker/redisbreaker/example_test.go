@@ -11,7 +11,7 @@ import (
 
 func Example() {
 	ctx := context.Background()
-	rdb := redis.NewClient(&redis.Options{Addr: "localhost:6379"})
+	rdb := redis.NewClient(&redis.Options{Addr: "localhost:6379", ContextTimeoutEnabled: true})
 	b := breaker.MustNew(breaker.Config{
 		Name:   "inventory",
 		Store:  redisbreaker.New(rdb, ""),

@@ -1,7 +1,7 @@
 // Package redisbreaker shares the openings of package breaker through Redis, so
 // that a fleet stops calling what one of its processes has found failing.
 //
-//	rdb := redis.NewClient(&redis.Options{Addr: "localhost:6379"})
+//	rdb := redis.NewClient(&redis.Options{Addr: "localhost:6379", ContextTimeoutEnabled: true})
 //	b := breaker.MustNew(breaker.Config{Name: "inventory", Store: redisbreaker.New(rdb, "")})
 //	go b.Run(ctx)
 //
@@ -10,6 +10,10 @@
 // breaker.Config.SyncEvery and process; calls never wait for either. When Redis
 // is away every process decides for itself. The processes' clocks should agree
 // to about a second.
+//
+// Set ContextTimeoutEnabled in the client's options: a Redis that hangs is then
+// noticed within a second, and Run ends within one. Else both take as long as
+// the client's own timeouts say.
 package redisbreaker
 
 import (
