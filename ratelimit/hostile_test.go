@@ -183,6 +183,25 @@ func TestTheBucketsOfAKeyAreInOneSlotOfACluster(t *testing.T) {
 	}
 }
 
+func TestAWaitOfCenturiesFailsAtOnceToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &upstream{start: time.Now()}
+		l := ratelimit.MustNew(ratelimit.Config{
+			Rate: ratelimit.Rate{Requests: 1, Per: 365 * 24 * time.Hour, Burst: 1},
+		})
+		waiting, leave := context.WithCancel(ctx)
+		for range 400 { // the last will be sent in 399 years, which no Duration holds
+			go send(waiting, l, u, "http://a.test/") //nolint:errcheck // they leave
+		}
+		synctest.Wait()
+		hurried, cancel := context.WithTimeout(ctx, time.Hour)
+		defer cancel()
+		require.ErrorIs(t, send(hurried, l, u, "http://a.test/"), ratelimit.ErrWait)
+		require.Zero(t, time.Since(u.start))
+		leave()
+	})
+}
+
 type noAnswer struct{}
 
 func (noAnswer) RoundTrip(*http.Request) (*http.Response, error) { return nil, nil }

@@ -179,7 +179,7 @@ func (u *upstream) enter(ctx context.Context, p *atomic.Pointer[plan], n int, lo
 			s = slow + (short-slow*float64(lim.Limit()))/float64(perSecond(u.plan.limits[0]))
 		}
 		if s > wait.Seconds() {
-			wait = time.Duration(min(s*float64(time.Second), math.MaxInt64))
+			wait = time.Duration(min(s*float64(time.Second), math.MaxInt64/2)) // MaxInt64 itself is no float64
 		}
 	}
 	if err := tooLong(ctx, wait, wait, longest); err != nil {
