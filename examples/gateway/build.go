@@ -132,6 +132,7 @@ func build(o options) (*gateway, error) {
 	mux.Handle("/metrics", health.Metrics(sources...))
 	mux.Handle("/-/", health.Dashboard(sources...))
 	mux.Handle("/", next)
+	mux.Handle("/stream", untilDraining(next))
 	g.handler = mux
 	if g.health != nil {
 		g.handler = g.health.Handler(mux)
@@ -142,6 +143,23 @@ func build(o options) (*gateway, error) {
 func firstSegment(r *http.Request) string {
 	segment, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	return segment
+}
+
+// untilDraining ends streams when the service drains, so that their clients come
+// back to another replica. What else is in flight is finished.
+func untilDraining(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		go func() {
+			select {
+			case <-health.DrainStarted(ctx):
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
 }
 
 func paused(w http.ResponseWriter, r *http.Request) {

@@ -243,6 +243,18 @@ func TestSIGTERMDrainsAndExitsZero(t *testing.T) {
 	require.NoError(t, g.Wait(), "exit 0")
 }
 
+func TestStreamDoesNotHoldUpTheEnd(t *testing.T) {
+	t.Parallel()
+	g := start(t, "-drain", "100ms")
+	resp, err := http.Get(g.url + "/stream")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	_, err = bufio.NewReader(resp.Body).ReadString('\n')
+	require.NoError(t, err)
+	require.NoError(t, g.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, g.Wait(), "exit 0: nothing had to be cut off after the timeout")
+}
+
 func TestEachPartCanBeTurnedOffAlone(t *testing.T) {
 	t.Parallel()
 	ups, err := startUpstreamsAs(t, "one", "two")
