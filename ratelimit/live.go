@@ -11,7 +11,9 @@ import (
 // time until it is paid off, cut to the time that the new rate takes to fill
 // an empty bucket, so that nobody waits for an old, slower rate. (It is not
 // cut if Config.RateOf is set, since that may give still slower rates, nor in a
-// Store.) The error is not nil if a rate is not valid, and then nothing changes.
+// Store. There, a rate of Also that gets another Per, and so another name, has
+// buckets of its own, full at first.) The error is not nil if a rate is not
+// valid, and then nothing changes.
 func (l *Limiter) SetRate(rate Rate, also ...Rate) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
