@@ -173,7 +173,8 @@ func (k *books) lies() string {
 		equal("breaker: let through", total(p.b, called, "success", "slow", "failure", "ignored"), k.b.passed.all())
 		return strings.Join(lies, "\n")
 	}
-	between("cache: errors", k.cache.passed.panicked(), total(p.pages, cached, "error"), k.cache.passed.panicked()+k.cache.came.left())
+	none := gone + total(p.pages, "spillway_cache_uncached_total", "aborted")
+	between("cache: errors", max(none, k.cache.passed.panicked()), total(p.pages, cached, "error"), k.cache.passed.panicked()+k.cache.came.left())
 
 	const shed = "spillway_degrade_requests_total"
 	equal("degrade: requests", total(p.shed, shed), k.shed.came.all())

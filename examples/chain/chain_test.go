@@ -3,12 +3,14 @@ package chain
 import (
 	"crypto/tls"
 	"flag"
+	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -65,11 +67,29 @@ func proxy(t testing.TB, next http.Handler) (*balancer.Balancer, *httputil.Rever
 	return pool, rp, up
 }
 
-var quiet = log.New(discard{}, "", 0)
+var quiet = log.New(io.Discard, "", 0)
 
-type discard struct{}
+// misuse is a server's log, of which it keeps what net/http says of parts that
+// answer twice, or what has been hijacked.
+type misuse struct {
+	mu   sync.Mutex // protects what follows
+	said []string
+}
 
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
+func (m *misuse) Write(p []byte) (int, error) {
+	if s := string(p); strings.Contains(s, "superfluous") || strings.Contains(s, "hijacked") {
+		m.mu.Lock()
+		m.said = append(m.said, s)
+		m.mu.Unlock()
+	}
+	return len(p), nil
+}
+
+func (m *misuse) all() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return strings.Join(m.said, "")
+}
 
 // A site serves a handler over a real socket by one protocol.
 type site struct {
@@ -80,6 +100,7 @@ type site struct {
 	conns  *conns
 
 	proxied  bool
+	misuse   misuse
 	readFrom atomic.Int64 // how often a response was sent by its ReadFrom
 }
 
@@ -116,7 +137,8 @@ var protocols = []string{"http1", "http2", "h2c"}
 
 func serve(t testing.TB, protocol string, h http.Handler) *site {
 	srv := httptest.NewUnstartedServer(h)
-	srv.Config.ErrorLog = quiet
+	s := new(site)
+	srv.Config.ErrorLog = log.New(&s.misuse, "", 0)
 	srv.Config.MaxHeaderBytes = maxHeader
 	srv.Config.DisableGeneralOptionsHandler = true // or OPTIONS * would not come to h
 	open := &conns{Listener: srv.Listener}
@@ -144,17 +166,13 @@ func serve(t testing.TB, protocol string, h http.Handler) *site {
 		srv.CloseClientConnections()
 		srv.Close()
 	})
-	return &site{
-		url:   srv.URL,
-		addr:  srv.Listener.Addr().String(),
-		tls:   tr.TLSClientConfig,
-		conns: open,
-		client: &http.Client{
-			Transport:     tr,
-			Timeout:       20 * time.Second,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+	s.url, s.addr, s.tls, s.conns = srv.URL, srv.Listener.Addr().String(), tr.TLSClientConfig, open
+	s.client = &http.Client{
+		Transport:     tr,
+		Timeout:       20 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+	return s
 }
 
 func (s *site) dial(t testing.TB) net.Conn {

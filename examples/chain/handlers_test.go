@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -57,7 +58,12 @@ func hostile(dir string) http.Handler {
 		}()
 	})
 	handle("/hijack", func(w http.ResponseWriter, r *http.Request) {
-		conn, buf, err := http.NewResponseController(w).Hijack()
+		var conn net.Conn
+		var buf *bufio.ReadWriter
+		err := error(http.ErrNotSupported)
+		if h, ok := w.(http.Hijacker); ok { // as was done before there was http.ResponseController
+			conn, buf, err = h.Hijack()
+		}
 		if err != nil {
 			http.Error(w, "no hijacking", http.StatusUpgradeRequired)
 			return
@@ -67,7 +73,7 @@ func hostile(dir string) http.Handler {
 		buf.Flush()
 	})
 	handle("/echo-socket", func(w http.ResponseWriter, r *http.Request) { // what a websocket library does
-		conn, buf, err := w.(http.Hijacker).Hijack()
+		conn, buf, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			http.Error(w, "no hijacking", http.StatusUpgradeRequired)
 			return

@@ -169,8 +169,8 @@ func (x *round) held() (n int) {
 
 // TestHostileBattery does each attack many times in a row, on each part alone
 // and on the chain, and then wants a normal answer, nothing in flight, no
-// connection left, no metric that lies, the goroutines of before, and no request
-// that anybody still holds.
+// connection left, no metric that lies, the goroutines of before, no request that
+// anybody still holds, and nothing answered twice.
 func TestHostileBattery(t *testing.T) {
 	dir := t.TempDir()
 	normal := body("GET", "/ok", "", 200, "ok")
@@ -178,14 +178,17 @@ func TestHostileBattery(t *testing.T) {
 		for _, protocol := range protocols {
 			t.Run(target.name+"/"+protocol, func(t *testing.T) {
 				x := begin(t, target, protocol, dir)
-				n := *rounds
-				if target.few {
-					n = max(n/5, 2)
-				}
 				require.Empty(t, normal(t, x.site))
 				for _, a := range attacks {
 					if a.only != "" && a.only != protocol || a.notProxied && target.proxied && protocol == "http1" || a.racy && raceEnabled || a.refused && target.few {
 						continue
+					}
+					n := *rounds
+					if target.few {
+						n = max(n/5, 2)
+						if a.heavy {
+							n = max(n/5, 1)
+						}
 					}
 					x.still(t, "before "+a.name)
 					before := goroutines()
@@ -198,6 +201,7 @@ func TestHostileBattery(t *testing.T) {
 					x.still(t, a.name)
 					settles(t, a.name+": goroutines return", func() bool { return runtime.NumGoroutine() <= before+1 }) // which asks is one
 				}
+				require.Empty(t, x.misuse.all())
 				settles(t, "no request is held", func() bool { return x.held() == 0 })
 				runtime.KeepAlive(x.k)
 			})
