@@ -68,7 +68,9 @@ func (y *body) Read(p []byte) (int, error) {
 }
 
 func (y *body) Close() error {
-	y.closed.Store(true) // a Read that this cuts off is not the backend's fault
+	if y.closed.Swap(true) { // a Read that this cuts off is not the backend's fault
+		return nil
+	}
 	err := y.ReadCloser.Close()
 	y.end()
 	return err

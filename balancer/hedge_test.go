@@ -104,3 +104,24 @@ func TestHedgedRequestsLeaveNoBodyOpen(t *testing.T) {
 		require.Positive(t, b.Stats().Hedges)
 	})
 }
+
+func TestAHedgeThatWinsDoesNotWaitForTheBodyOfTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := endless{make(chan struct{})}
+		rt := roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Host == "10.0.0.0" {
+				time.Sleep(20 * time.Millisecond)
+				return &http.Response{StatusCode: 503, ContentLength: 4, Body: slow}, nil
+			}
+			time.Sleep(20 * time.Millisecond)
+			return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+		})
+		b := must(t, balancer.Config{Backends: balancer.URLs("http://10.0.0.0", "http://10.0.0.1"), Policy: first{}, Hedge: balancer.Hedge{After: 10 * time.Millisecond}})
+		begin := time.Now()
+		require.Equal(t, 200, do(b.Transport(rt), http.MethodGet))
+		require.Equal(t, 30*time.Millisecond, time.Since(begin))
+		time.Sleep(time.Second)
+		<-slow.closed
+		require.Zero(t, b.Stats().InFlight)
+	})
+}

@@ -100,7 +100,7 @@ func (panicked) Error() string { return "balancer: the RoundTripper panicked" }
 // lose cancels what did not win, and closes its body.
 func lose(results <-chan attempt, cancels []context.CancelCauseFunc, leases []Lease, winner, other *attempt) {
 	if other != nil {
-		discard(other.resp)
+		go discard(other.resp) // the winner need not wait for it
 		return
 	}
 	for i, cancel := range cancels {
