@@ -68,7 +68,7 @@ func (y *body) Read(p []byte) (int, error) {
 }
 
 func (y *body) Close() error {
-	if y.closed.Swap(true) { // a Read that this cuts off is not the backend's fault
+	if y.closed.Swap(true) { // and a Read that is cut off by it blames nobody
 		return nil
 	}
 	err := y.ReadCloser.Close()

@@ -40,8 +40,8 @@ type Eject struct {
 
 	// Base and Max are how long the first ejection lasts and how long one may
 	// last; each doubles the one before, unless the backend has been well for
-	// as long since. They vary by up to a fifth, at random. Default 5
-	// seconds and a minute.
+	// more than twice as long since. They vary by up to a fifth, at random.
+	// Default 5 seconds and a minute.
 	Base, Max time.Duration
 
 	// MaxShare is how much of a tier may be out at a time. One of two may
