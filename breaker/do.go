@@ -73,11 +73,10 @@ func (p *permit) done(use uint64, err error) {
 	if !p.use.CompareAndSwap(use, use+1) { // done may be called twice, even at once
 		return
 	}
-	c, ctx := p.c, p.ctx
+	f := p.c.b.fam
+	p.c.finish(p.ctx, err)
 	p.c, p.ctx = call{}, nil
-	c.b.fam.permits.Put(p)
-	defer c.abandon(ctx) // a Judge may panic
-	c.finish(ctx, err)
+	f.permits.Put(p)
 }
 
 // finish ends a call that returned err.
@@ -86,6 +85,11 @@ func (c *call) finish(ctx context.Context, err error) {
 		c.end(Success, 0)
 		return
 	}
+	c.finishJudged(ctx, err)
+}
+
+func (c *call) finishJudged(ctx context.Context, err error) {
+	defer c.abandon(ctx) // a Judge may panic
 	v := c.judge(ctx, Outcome{Err: err})
 	c.end(v, c.askedBy(err))
 }
