@@ -35,13 +35,13 @@ type flight struct {
 	unfit      bool // the last answers to this key could not be shared
 	known      bool // other variants are stored
 	background bool // nobody waits for it
+	ended      bool
 
 	up      *flight         // whose handler made the leader's request, or nil
 	ctx     context.Context // of the call: fill, or the client's own
 	client  context.Context // the leader's, when ctx is fill
 	fill    fillContext
 	started time.Duration
-	ended   bool
 
 	// Protected by the shard.
 	next     *flight // of the same hash

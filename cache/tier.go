@@ -220,7 +220,11 @@ func (t *tier) set(e *entry, h http.Header) {
 		t.call(ctx, func(ctx context.Context) error {
 			return t.store.Set(ctx, t.name("i", e.key), encodeIndex(index), markTTL)
 		})
-		if e.gone.Load() { // purged meanwhile
+		s := t.c.shard(e.hash)
+		s.mu.Lock()
+		purged := e.gone.Load() && s.purged >= e.requested // or else it had to make room, or was replaced
+		s.mu.Unlock()
+		if purged {
 			t.call(ctx, func(ctx context.Context) error { return t.store.Delete(ctx, at) })
 		}
 	}()

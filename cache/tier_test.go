@@ -63,10 +63,13 @@ func (s *mapStore) Set(ctx context.Context, key string, value []byte, ttl time.D
 }
 
 func (s *mapStore) Delete(ctx context.Context, key string) error {
+	if err := s.trouble(ctx); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.m, key)
-	return s.trouble(ctx)
+	return nil
 }
 
 // fleet returns n caches in front of o that share a store.
@@ -283,5 +286,25 @@ func TestAnUnsafeRequestReachesTheStoreThoughItsClientHangsUp(t *testing.T) {
 		require.EqualValues(t, 2, o.calls.Load())
 		get(h[1], page)
 		require.EqualValues(t, 3, o.calls.Load(), "the store has it no more")
+	})
+}
+
+func TestTheStoreHoldsWhatMemoryHasNoRoomFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMapStore()
+		o := newOrigin("Cache-Control", "max-age=60")
+		o.body = string(make([]byte, 1000))
+		c := cache.MustNew(cache.Config{Store: s, MaxBytes: 64 << 10})
+		h := c.Handler(o)
+		const pages = 300
+		for range 2 {
+			for i := range pages {
+				get(h, fmt.Sprint("http://example.com/", i))
+			}
+			synctest.Wait()
+		}
+		require.Positive(t, c.Stats().Evicted)
+		require.EqualValues(t, pages, o.calls.Load())
+		require.NoError(t, c.Close())
 	})
 }
