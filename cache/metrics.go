@@ -22,7 +22,7 @@ type Stats struct {
 	Entries int    // stored now
 	Bytes   int64  // that they take, all included
 	Evicted uint64 // to make room
-	Panics  uint64 // of hooks and the Store, and of what is called in the background
+	Panics  uint64 // of hooks, a Normalizer or the Store, and of what is called in the background
 }
 
 // Stats returns the counts so far.
@@ -65,7 +65,7 @@ func (c *Cache) Collect(emit func(name, help, kind string, value float64, labels
 	emit("spillway_cache_max_size_bytes", "Memory that stored responses may take.", "gauge", float64(c.cfg.MaxBytes), "cache", name)
 	emit("spillway_cache_evictions_total", "Responses that went to make room.", "counter",
 		float64(s.Evicted), "cache", name, "reason", "size")
-	emit("spillway_cache_panics_total", "Panics of hooks, and of the handler in the background.", "counter",
+	emit("spillway_cache_panics_total", "Panics of hooks, a Normalizer or the Store, and of what is called in the background.", "counter",
 		float64(s.Panics), "cache", name)
 	c.fillTime.collect(emit, "spillway_cache_fill_duration_seconds", "Time that calls of the handler took.", "cache", name)
 }
