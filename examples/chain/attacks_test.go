@@ -141,6 +141,7 @@ var attacks = []attack{
 	}},
 	{name: "writes nothing", do: body("GET", "/nothing", "", 200, "")},
 	{name: "hijack", only: "http1", do: body("GET", "/hijack", "", 200, "hijacked")},
+	{name: "hijack by another method", only: "http1", do: body("PUT", "/hijack", "", 200, "hijacked")},
 	{name: "no hijack on HTTP/2", only: "http2", do: noHijack},
 	{name: "no hijack on h2c", only: "h2c", do: noHijack},
 	{name: "upgrade", only: "http1", do: func(t testing.TB, s *site) string {
