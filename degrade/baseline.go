@@ -4,6 +4,7 @@ import "math"
 
 const (
 	muchSlower  = 2.0  // times the baseline: latencies at ease may be of another backend,
+	farSlower   = 10.0 // times the baseline: how latencies scattered before says nothing
 	muchQuicker = 0.5  // and also below so much of it
 	leastCV2    = 0.05 // bounds on cv2: neither may latencies that hardly scatter make
 	mostCV2     = 4.0  // anything certain, nor a few long ones everything uncertain
@@ -54,6 +55,9 @@ func (c *control) learn(now int64, n, mean, square float64) {
 func (c *control) rebase(now int64, base, n float64) {
 	if !c.guessed && c.baseN > 0 {
 		c.measured = c.base
+	}
+	if base > farSlower*c.base { // all that is known is of another backend: find the limit anew
+		c.cv2, c.meanN, c.rising = 1, 0, true
 	}
 	c.base, c.baseN, c.fresh, c.checked, c.guessed = base, n, now, true, true
 }

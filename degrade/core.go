@@ -32,12 +32,13 @@ const maxSlots = 1 << 20
 // nanoseconds since some start, so that the simulation in the tests drives
 // this very code.
 type core struct {
-	word  atomic.Uint64
-	limit atomic.Int64  // slots; changed under mu
-	due   atomic.Int64  // when the next step of the control is due
-	mask  atomic.Uint64 // of the latencies, which are looked at: fewer when there are many
-	low   sample        // latencies of requests that found the backend at ease
-	all   sample        // latencies of all requests that did not pass through handOver
+	word    atomic.Uint64
+	limit   atomic.Int64  // slots; changed under mu
+	due     atomic.Int64  // when the next step of the control is due
+	mask    atomic.Uint64 // of the latencies, which are looked at: fewer when there are many
+	low     sample        // latencies of requests that found the backend at ease
+	lowLogs logs
+	all     sample // latencies of all requests that did not pass through handOver
 
 	dryRun   bool
 	maxWait  int64 // bound on waiting; 0 automatic, negative no queue
@@ -145,6 +146,7 @@ func (c *core) leave(now, latency int64, n int) {
 	look := latency >= 0 && (word>>doneShift)&c.mask.Load() == 0
 	if look && float64(n) <= atEase*float64(c.limit.Load()) {
 		c.low.add(latency)
+		c.lowLogs.add(latency)
 	}
 	if word&waitingBit != 0 {
 		c.handOver(now, latency, word)
@@ -167,7 +169,7 @@ func (c *core) handOver(now, latency int64, word uint64) {
 		c.observe(latency)
 	}
 	c.sweep(now)
-	c.ctl.completed(now, int(word&takenMask)+1, int(c.limit.Load()))
+	c.ctl.completed(now, latency, int(word&takenMask)+1, int(c.limit.Load()))
 	c.grant(now)
 	if now >= c.due.Load() || c.ctl.starting {
 		c.step(now)

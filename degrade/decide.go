@@ -32,6 +32,10 @@ func (c *control) decide(now int64, settle, shed float64) int {
 	switch {
 	case c.pool.n < toCompare:
 		return 0
+	case ratio > muchSlower && c.limit < mostCalm && c.calm():
+		// A few requests that last hold slots, and nobody waits in the backend.
+		c.pool = tempo{}
+		return c.set(now, settle, min(boldly*c.limit, mostCalm))
 	case (ratio*(1+sure*sigma) < growBelow || ratio < growBelow && c.pool.n >= toRely && c.limit < firstLimit) && c.checked && !c.guessed:
 		// No trial: with a baseline from requests at ease the limit can't run away.
 		c.pool = tempo{}
@@ -79,7 +83,7 @@ func (c *control) set(now int64, settle, limit float64) int {
 	if !math.IsNaN(limit) {
 		c.limit = min(max(math.Round(limit), float64(c.min)), float64(c.max))
 	}
-	c.seen, c.pooled, c.newest = tempo{}, tempo{}, tempo{}
+	c.seen, c.pooled, c.newest, c.pressed = tempo{}, tempo{}, tempo{}, spread{}
 	c.settle = now + int64(settle)
 	return int(c.limit)
 }

@@ -52,11 +52,12 @@
 // more together than can be told from an overload, and at 70 % of the capacity
 // up to four in a thousand are refused; one that becomes slower while all slots
 // are taken is noticed after a few dozen requests, which at ten a second are
-// seconds. A request that lasts a thousand times as long as the others, such as
-// a large file to a client that reads slowly, keeps its slot meanwhile; when a
-// few of them hold all of the limit that was found, the others are refused
-// until they end. Name them in LongLived, give them a Shedder of their own, or
-// set MinLimit above their number, and have timeouts in the http.Server.
+// seconds. Requests that last a thousand times as long as the others, such as
+// large files to clients that read slowly, keep their slots meanwhile. The limit
+// makes room for them, up to 1024, but only as others complete: when they take
+// all slots in one moment, the others are refused until one of them ends. Name
+// them in LongLived, give them a Shedder of their own, or set MinLimit above
+// their number, and have timeouts in the http.Server.
 // A panic or the end of a handler's goroutine gives the slot back; a handler
 // that never returns keeps it. A panic in a hook is counted.
 //

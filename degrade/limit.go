@@ -139,6 +139,10 @@ type control struct {
 	cv2                 float64
 	mean, square, meanN float64
 
+	// Logarithms of latencies: at ease, and while all slots were taken since the
+	// limit was changed.
+	eased, pressed spread
+
 	// Completions while all slots were taken, since the limit was changed and what
 	// the change stirred up has settled.
 	full   bool
@@ -219,7 +223,8 @@ func (c *control) weigh(now int64) {
 
 // completed notes that one of taken requests has finished while others waited.
 // While the limit has just been lowered, more than the limit are taken.
-func (c *control) completed(now int64, taken, limit int) {
+// A negative latency is not known.
+func (c *control) completed(now, latency int64, taken, limit int) {
 	if !c.full {
 		return
 	}
@@ -228,6 +233,10 @@ func (c *control) completed(now int64, taken, limit int) {
 		c.seen.t += float64(now - c.from)
 		c.newest.n++
 		c.newest.t += float64(now - c.from)
+		if latency >= 0 {
+			x := logOf(latency)
+			c.pressed.add(1, x, x*x, calmMemory)
+		}
 	}
 	c.from = now
 }

@@ -160,6 +160,10 @@ func (c *core) step(now int64) {
 	}
 	n, mean, square := c.low.drain()
 	c.ctl.learn(now, n, mean, square)
+	if n > 0 {
+		mean, square = c.lowLogs.drain(n)
+		c.ctl.eased.add(n, mean, square, baseMemory)
+	}
 	if n, mean, _ := c.handoff.drain(); n > 0 {
 		c.ctl.handoff += (mean - c.ctl.handoff) * n / (n + latencyMemory)
 	}
