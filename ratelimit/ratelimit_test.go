@@ -360,3 +360,24 @@ func TestEveryBadFieldIsNamed(t *testing.T) {
 		require.PanicsWithError(t, err.Error(), func() { ratelimit.MustNew(c.cfg) })
 	}
 }
+
+func TestALimiterThatRunsForYearsHoldsItsRate(t *testing.T) {
+	for _, also := range [][]ratelimit.Rate{nil, {ratelimit.PerDay(20)}} {
+		synctest.Test(t, func(t *testing.T) {
+			l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(2), Also: also})
+			for range 60 {
+				time.Sleep(60 * 24 * time.Hour) // ten years in all: the count of ticks wraps after four and a half
+				for hour := range 3 {
+					admitted := 0
+					for range 10 {
+						if allow(t, l, "k", 1).Allowed {
+							admitted++
+						}
+					}
+					require.Equal(t, 2, admitted, "hour %d", hour)
+					time.Sleep(time.Hour)
+				}
+			}
+		})
+	}
+}

@@ -98,7 +98,7 @@ func (t *table) take(s *slots, home int, h uint64, now int64, n int, lim *limit)
 		if old == frozen || s.words[i-1].Load() != h {
 			return t.takeLocked(h, now, n, lim)
 		}
-		due := max(int64(old), now)
+		due := now + max(int64(old)-now, 0) // the clock may have wrapped since, after years
 		next := due + int64(n)*lim.every
 		if !lim.exact {
 			next = due + lim.cost(due, n)
