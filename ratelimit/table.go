@@ -98,16 +98,17 @@ func (t *table) take(s *slots, home int, h uint64, now int64, n int, lim *limit)
 		if old == frozen || s.words[i-1].Load() != h {
 			return t.takeLocked(h, now, n, lim)
 		}
-		due := now + max(int64(old)-now, 0) // the clock may have wrapped since, after years
-		next := due + int64(n)*lim.every
+		ahead := max(int64(old)-now, 0) // by this, since ticks wrap after years
+		cost := int64(n) * lim.every
 		if !lim.exact {
-			next = due + lim.cost(due, n)
+			cost = lim.cost(now+ahead, n)
 		}
-		if wait = next - now - lim.room; wait > 0 {
-			return due - now, wait
+		next := ahead + cost
+		if wait = next - lim.room; wait > 0 {
+			return ahead, wait
 		}
-		if s.words[i].CompareAndSwap(old, uint64(next)) {
-			return next - now, wait
+		if s.words[i].CompareAndSwap(old, uint64(now+next)) {
+			return next, wait
 		}
 	}
 }
