@@ -339,6 +339,35 @@ func TestInterimResponsesPassThrough(t *testing.T) { // RFC 9110 §15.2
 	require.Len(t, codes, 1, "an interim response is not stored")
 }
 
+func TestInterimResponsesHaveNothingOfOuterLayers(t *testing.T) {
+	o := newOrigin()
+	o.serve = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Link", "</a.css>; rel=preload")
+		w.Header().Add("X-Both", "inner")
+		w.WriteHeader(103)
+		io.WriteString(w, "final")
+	}
+	pages := cache.MustNew(cache.Config{}).Handler(o)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Outer", "1")
+		w.Header().Set("X-Both", "outer")
+		pages.ServeHTTP(w, r)
+	}))
+	defer front.Close()
+	var interim []textproto.MIMEHeader
+	req := newRequest(t, "GET", front.URL)
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(_ int, h textproto.MIMEHeader) error {
+			interim = append(interim, h)
+			return nil
+		},
+	}))
+	resp, _ := fetch(t, req)
+	require.Equal(t, []textproto.MIMEHeader{{"Link": {"</a.css>; rel=preload"}, "X-Both": {"outer", "inner"}}}, interim)
+	require.Equal(t, "1", resp.Header.Get("X-Outer"), "it comes with the response")
+	require.Equal(t, []string{"outer", "inner"}, resp.Header.Values("X-Both"))
+}
+
 func TestTrailersAreStored(t *testing.T) { // RFC 9110 §6.5
 	for _, c := range []struct{ announced, flushed bool }{{true, false}, {true, true}, {false, true}} {
 		o := newOrigin()
