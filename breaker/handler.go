@@ -16,7 +16,12 @@ import (
 // All requests share the Breaker's own circuit, unless Config.Key tells them
 // apart. A client that hangs up counts as nothing. A panic counts as a failure,
 // [http.ErrAbortHandler] included, and goes on up.
+//
+// Handler panics if next is nil.
 func (b *Breaker) Handler(next http.Handler) http.Handler {
+	if next == nil {
+		panic("breaker: Handler: next is nil")
+	}
 	return &handler{b: b, next: next}
 }
 

@@ -287,3 +287,8 @@ func TestHandlerStreamsAndTakesOver(t *testing.T) {
 	require.EqualValues(t, 1, s.Failed, "the 500 after the early hints")
 	require.EqualValues(t, 5, s.Succeeded+s.Failed)
 }
+
+func TestHandlerRefusesToWrapNothing(t *testing.T) {
+	b := breaker.MustNew(breaker.Config{})
+	require.PanicsWithValue(t, "breaker: Handler: next is nil", func() { b.Handler(nil) })
+}

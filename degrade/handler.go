@@ -13,8 +13,12 @@ import (
 // for, and answers the others 503 with Retry-After, or lets Config.Fallback
 // answer them. A request whose client hung up while it waited is answered
 // nothing. The slot is given back when next returns, panics or ends its
-// goroutine. In next, [PriorityOf] returns the priority of the request.
+// goroutine. In next, [PriorityOf] returns the priority of the request. Handler
+// panics if next is nil.
 func (s *Shedder) Handler(next http.Handler) http.Handler {
+	if next == nil {
+		panic("degrade: Handler: next is nil")
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		came := r
 		exempt := s.cfg.Exempt != nil && s.cfg.Exempt(r)

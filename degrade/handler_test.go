@@ -365,3 +365,9 @@ func TestCollectHasEverySeriesFromTheStart(t *testing.T) {
 	sw.Feature("reviews", degrade.Optional)
 	require.Equal(t, 1, count(sw.Collect)["spillway_degrade_feature_share"])
 }
+
+func TestHandlerRefusesToWrapNothing(t *testing.T) {
+	shed, sw := degrade.MustNew(degrade.Config{}), degrade.MustNewSwitch(degrade.SwitchConfig{})
+	require.PanicsWithValue(t, "degrade: Handler: next is nil", func() { shed.Handler(nil) })
+	require.PanicsWithValue(t, "degrade: Handler: next is nil", func() { sw.Handler(nil) })
+}

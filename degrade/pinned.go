@@ -28,8 +28,11 @@ func place(feature, user string) float64 {
 // and marks the answers from which something was left out: with
 // [DegradedHeader], and with a Cache-Control that lets them be kept no longer
 // than SwitchConfig.MaxAge. It also looks at the pressure, four times a second
-// at most.
+// at most. It panics if next is nil.
 func (s *Switch) Handler(next http.Handler) http.Handler {
+	if next == nil {
+		panic("degrade: Handler: next is nil")
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.pinned(r.Context()) != nil { // further out
 			next.ServeHTTP(w, r)

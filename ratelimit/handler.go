@@ -19,7 +19,12 @@ import (
 // otherwise. Refusals carry Retry-After in seconds, rounded up, so that a
 // client that waits as long as it is told is not refused again on its own
 // account.
+//
+// Handler panics if next is nil.
 func (l *Limiter) Handler(next http.Handler) http.Handler {
+	if next == nil {
+		panic("ratelimit: Handler: next is nil")
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var a ask
 		p := l.askFor(r, &a)

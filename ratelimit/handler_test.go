@@ -435,3 +435,8 @@ func TestAPanickingHandlerKeepsItsPanic(t *testing.T) {
 		get(l.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("mine") })))
 	})
 }
+
+func TestHandlerRefusesToWrapNothing(t *testing.T) {
+	l := ratelimit.MustNew(ratelimit.Config{Rate: ratelimit.PerHour(1)})
+	require.PanicsWithValue(t, "ratelimit: Handler: next is nil", func() { l.Handler(nil) })
+}
