@@ -15,8 +15,12 @@ import (
 // Memory returns a Probe that fails while the process uses more than the share
 // most, from 0 to 1, of the memory that it may use: of the limit of its cgroup
 // (version 2, as containers have it), pages that the kernel can take back not
-// counted, or else of GOMEMLIMIT. It passes where there is no limit.
+// counted, or else of GOMEMLIMIT. It passes where there is no limit. Memory
+// panics if most is not a share.
 func Memory(most float64) func(context.Context) error {
+	if !(most >= 0 && most <= 1) {
+		panic(fmt.Sprintf("health: Memory: most is %v, must be from 0 to 1", most))
+	}
 	return memory(os.DirFS("/sys/fs/cgroup"), most)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"runtime"
@@ -118,7 +119,15 @@ func Goroutines(most int) func(context.Context) error {
 // of a balancer's backends that are up:
 //
 //	"backends": {Probe: health.AtLeast(available, 0.5)}
+//
+// AtLeast panics if value is nil, or least is not a number.
 func AtLeast(value func() float64, least float64) func(context.Context) error {
+	if value == nil {
+		panic("health: AtLeast: value is nil, must return the value")
+	}
+	if math.IsNaN(least) {
+		panic("health: AtLeast: least is NaN, must be a number")
+	}
 	return func(ctx context.Context) error {
 		v := value()
 		Measure(ctx, v, "1")
@@ -131,8 +140,12 @@ func AtLeast(value func() float64, least float64) func(context.Context) error {
 
 // DiskFree returns a Probe that fails while less than the share least, from 0
 // to 1, of the file system of path is free for this process, or of its inodes.
-// It always fails where the platform is not Linux, macOS or a BSD.
+// It always fails where the platform is not Linux, macOS or a BSD. DiskFree
+// panics if least is not a share.
 func DiskFree(path string, least float64) func(context.Context) error {
+	if !(least >= 0 && least <= 1) {
+		panic(fmt.Sprintf("health: DiskFree: least is %v, must be from 0 to 1", least))
+	}
 	return func(ctx context.Context) error {
 		blocks, inodes, err := freeShare(path)
 		if err != nil {

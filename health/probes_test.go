@@ -5,9 +5,13 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -71,8 +75,20 @@ func TestAtLeast(t *testing.T) {
 
 func TestDiskFree(t *testing.T) {
 	require.NoError(t, health.DiskFree(t.TempDir(), 0)(t.Context()))
-	require.ErrorContains(t, health.DiskFree(t.TempDir(), 1.1)(t.Context()), "% of the disk is free, at least 110 % is expected")
+	used := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(used, "file"), []byte("not all is free"), 0o600))
+	require.ErrorContains(t, health.DiskFree(used, 1)(t.Context()), "% of the disk is free, at least 100 % is expected")
 	require.Error(t, health.DiskFree("/no/such/folder", 0)(t.Context()))
+}
+
+// A percentage in place of a share passes for ever, or fails for ever.
+func TestAProbeRefusesWhatIsNotAShare(t *testing.T) {
+	for _, v := range []float64{90, 1.1, -0.1, math.NaN(), math.Inf(1)} {
+		require.PanicsWithValue(t, fmt.Sprintf("health: Memory: most is %v, must be from 0 to 1", v), func() { health.Memory(v) })
+		require.PanicsWithValue(t, fmt.Sprintf("health: DiskFree: least is %v, must be from 0 to 1", v), func() { health.DiskFree("/", v) })
+	}
+	require.PanicsWithValue(t, "health: AtLeast: value is nil, must return the value", func() { health.AtLeast(nil, 0.5) })
+	require.PanicsWithValue(t, "health: AtLeast: least is NaN, must be a number", func() { health.AtLeast(func() float64 { return 1 }, math.NaN()) })
 }
 
 // A pinger is a database whose driver can be pinged.
