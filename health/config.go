@@ -85,6 +85,7 @@ func newCheck(where, name string, cfg Check, now time.Time) (*check, error) {
 	if cfg.Probe == nil {
 		bad(".Probe is nil, must return whether the thing is there")
 	}
+	times := true // can be compared
 	for _, d := range []struct {
 		name string
 		v    time.Duration
@@ -94,6 +95,7 @@ func newCheck(where, name string, cfg Check, now time.Time) (*check, error) {
 	} {
 		if d.v < 0 {
 			bad(".%s is %v, must not be negative", d.name, d.v)
+			times = false
 		}
 	}
 	if cfg.Fall < 0 {
@@ -111,9 +113,6 @@ func newCheck(where, name string, cfg Check, now time.Time) (*check, error) {
 	if cfg.Shared && cfg.EscalateAfter > 0 {
 		bad(".EscalateAfter is set with Shared, which would restart every replica at once")
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
-	}
 
 	def := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {
@@ -126,9 +125,10 @@ func newCheck(where, name string, cfg Check, now time.Time) (*check, error) {
 	longest := max(cfg.Every, cfg.FailEvery)
 	if longest > math.MaxInt64/8 || cfg.Timeout > math.MaxInt64/8 || cfg.MaxAge > math.MaxInt64/2 || cfg.EscalateAfter > math.MaxInt64/2 {
 		bad(": Every, FailEvery, Timeout, MaxAge or EscalateAfter is longer than a lifetime")
+		times = false
 	}
 	def(&cfg.MaxAge, 3*longest+cfg.Timeout)
-	if least := 2*longest + cfg.Timeout; cfg.MaxAge < least {
+	if least := 2*longest + cfg.Timeout; times && cfg.MaxAge < least {
 		bad(".MaxAge is %v, must be at least %v (twice the time between runs, and Timeout), or a healthy check would be stale", cfg.MaxAge, least)
 	}
 	if len(errs) > 0 {

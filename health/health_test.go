@@ -117,6 +117,20 @@ func TestEveryBadFieldOfACheckIsNamed(t *testing.T) {
 	}
 }
 
+func TestWhatIsWrongBetweenTheFieldsOfACheckIsNamedBesideTheRest(t *testing.T) {
+	_, err := health.New(health.Config{Checks: map[string]health.Check{
+		"a": {Every: 10 * time.Second, MaxAge: 20 * time.Second, Fall: -1},
+		"b": {Probe: pass, Every: -1, MaxAge: time.Second}, // with what would it be compared?
+		"c": {Probe: pass, Every: math.MaxInt64},
+	}})
+	require.EqualError(t, err, strings.TrimSpace(`
+health: Config.Checks["a"].Probe is nil, must return whether the thing is there
+health: Config.Checks["a"].Fall is -1, must not be negative
+health: Config.Checks["a"].MaxAge is 20s, must be at least 22s (twice the time between runs, and Timeout), or a healthy check would be stale
+health: Config.Checks["b"].Every is -1ns, must not be negative
+health: Config.Checks["c"]: Every, FailEvery, Timeout, MaxAge or EscalateAfter is longer than a lifetime`))
+}
+
 func TestNamesOfChecks(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"db": true, "DB_1.primary-eu": true, strings.Repeat("x", 64): true,
