@@ -149,6 +149,17 @@ func TestAHookOfTheDrainThatEndsItsGoroutineIsReportedAndTheNextOneRuns(t *testi
 	})
 }
 
+func TestAnAnswerAfterAFlushThatCouldNotBeIsTheOneThatCounts(t *testing.T) {
+	h := health.MustNew(health.Config{})
+	front := h.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		require.ErrorIs(t, http.NewResponseController(w).Flush(), http.ErrNotSupported)
+		w.WriteHeader(http.StatusInternalServerError)
+	}))
+	front.ServeHTTP(struct{ http.ResponseWriter }{httptest.NewRecorder()}, httptest.NewRequest("GET", "/", nil))
+	require.Equal(t, 1.0, value(t, h, "spillway_http_request_duration_seconds_count", "code", "5xx"))
+	require.Zero(t, value(t, h, "spillway_http_request_duration_seconds_count", "code", "2xx"))
+}
+
 func TestARequestThatSeveralServersCutOffCountsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := health.MustNew(health.Config{Drain: health.Drain{Delay: -1, Timeout: time.Second}})

@@ -2,6 +2,7 @@ package health
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -72,8 +73,13 @@ func (w *writer) ReadFrom(r io.Reader) (int64, error) {
 func (w *writer) Flush() { _ = w.FlushError() }
 
 func (w *writer) FlushError() error {
+	first := w.status == 0
 	w.begin()
-	return http.NewResponseController(w.ResponseWriter).Flush()
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if first && errors.Is(err, http.ErrNotSupported) {
+		w.status = 0 // nothing was sent: what follows is the answer
+	}
+	return err
 }
 
 func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
