@@ -146,7 +146,7 @@ func TestRequestsThatDoNotEndAreCutOffAndSaid(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		err := h.Serve(ctx, &http.Server{}, newSilent())
-		require.EqualError(t, err, "health: 1 requests still ran 3s after the listener closed and were cut off")
+		require.EqualError(t, err, "health: 1 request still ran 3s after the listener closed and was cut off")
 		require.Equal(t, uint64(1), h.Stats().Aborted)
 		require.Equal(t, 1, hooks)
 		close(release)

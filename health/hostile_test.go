@@ -171,7 +171,7 @@ func TestARequestThatSeveralServersCutOffCountsOnce(t *testing.T) {
 		for range 2 { // such as one for the public and one for operators
 			servers.Go(func() {
 				err := h.Serve(ctx, &http.Server{Handler: handler}, newSilent())
-				require.EqualError(t, err, "health: 1 requests still ran 1s after the listener closed and were cut off")
+				require.EqualError(t, err, "health: 1 request still ran 1s after the listener closed and was cut off")
 			})
 		}
 		synctest.Wait()

@@ -214,7 +214,11 @@ func (h *Checker) close(srv *http.Server, force <-chan struct{}) error {
 	if n <= 0 {
 		return nil // connections without a request: nothing is lost
 	}
-	return fmt.Errorf("health: %d requests still ran %v after the listener closed and were cut off", n, waited.Round(time.Millisecond))
+	waited = waited.Round(time.Millisecond)
+	if n == 1 {
+		return fmt.Errorf("health: 1 request still ran %v after the listener closed and was cut off", waited)
+	}
+	return fmt.Errorf("health: %d requests still ran %v after the listener closed and were cut off", n, waited)
 }
 
 // cutOff counts n requests that are cut off. Several servers give up at the same
