@@ -22,6 +22,12 @@ func (l *lookup) asker(shared bool) asker {
 	return asker{shared: shared, auth: l.authorized, cookie: l.cookie, ranged: len(l.ranges) > 0}
 }
 
+// own reports whether an answer is for the client that asked alone, because it
+// says nothing to a request with a cookie: too likely a page for one user.
+func (a asker) own(explicit bool, d *directives) bool {
+	return a.shared && a.cookie && !explicit && !d.public
+}
+
 // A verdict says for how long a response may be used.
 type verdict struct {
 	date     time.Time     // when it was made
@@ -44,6 +50,9 @@ func (c *Cache) judge(a asker, status int, h http.Header, d *directives, wall ti
 		v.date = wall.Truncate(time.Second) // RFC 9110 §6.6.1
 	}
 	v.life, v.explicit = lifetime(h, d, status, v.date, wall, a.shared)
+	if a.own(v.explicit, d) {
+		return v, reasonCookie
+	}
 	if !v.explicit {
 		if ttl, ok := c.defaultTTL(status, h); ok {
 			v.ttl, v.life, v.explicit = ttl, ttl, true
@@ -51,10 +60,6 @@ func (c *Cache) judge(a asker, status int, h http.Header, d *directives, wall ti
 	}
 	hopeless := len(h["Etag"]) == 0 && len(h["Last-Modified"]) == 0 // nothing to validate it with
 	switch {
-	case a.shared && a.cookie && !v.explicit && !d.public:
-		// An origin that says nothing answers a request with a cookie: too
-		// likely a page for one user.
-		return v, reasonCookie
 	case !v.explicit && !d.public && !d.private && !heuristicStatus(status):
 		return v, reasonStatus
 	case hopeless && d.noCache, hopeless && v.life <= 0 && d.staleWhileRevalidate.value() <= 0 && d.staleIfEr.value() <= 0:

@@ -20,10 +20,11 @@
 // 5861 and 9213. A response that says nothing is not kept, unless Last-Modified
 // lets its life be guessed or Config.TTL gives it one. A response with
 // Set-Cookie is not kept, nor one to a request with Authorization, unless it
-// says so. A page for a user who is known by a cookie must say private, or
-// Vary: Cookie. While the origin can't be reached, what is stale stands in for
-// up to an hour, unless it says must-revalidate. Cache-Status (RFC 9211) says
-// what was done and why.
+// says so. To a request with Cookie a response that says nothing is not kept
+// for others, whatever Config gives it: one that says max-age or public is,
+// and must say private, or Vary: Cookie, if it is for that user. While the
+// origin can't be reached, what is stale stands in for up to an hour, unless it
+// says must-revalidate. Cache-Status (RFC 9211) says what was done and why.
 //
 // A request for what is not there calls the handler once. The others wait for
 // the header, and share the body while it comes if the response may be shared

@@ -39,9 +39,10 @@ type Config struct {
 	// whose status may be kept without saying so (200, 404 and others, see RFC
 	// 9110 §15.1). It goes before the guess from Last-Modified. Zero means
 	// that only this guess counts. TTLOf, if set, decides for each such
-	// response of any status; zero or less leaves it alone. Both count for
-	// requests with a cookie too, for which nothing is guessed: set them where
-	// what is for one user says private.
+	// response of any status; zero or less leaves it alone. In a shared cache
+	// neither counts for the answer to a request with a cookie, which may be a
+	// page for one user, nor does the guess: it is not kept unless it says how
+	// long it is fresh, or public.
 	TTL   time.Duration
 	TTLOf func(status int, header http.Header) time.Duration
 

@@ -109,7 +109,8 @@ func (c *Cache) update(old *entry, h http.Header, outer *outerFields, now, start
 	explicit := false
 	e.life, explicit = lifetime(merged, &d, e.status, date, wall, shared)
 	e.rules.heuristic = !explicit
-	if !explicit {
+	own := a.own(explicit, &d)
+	if !explicit && !own {
 		if ttl, ok := c.defaultTTL(e.status, merged); ok {
 			e.life, e.rules.heuristic = ttl+e.age0, false
 		}
@@ -125,6 +126,8 @@ func (c *Cache) update(old *entry, h http.Header, outer *outerFields, now, start
 	switch {
 	case any, why != reasonNone, d.noStore, d.private && shared:
 		fit = updateDiscard
+	case own:
+		fit = updateOwn
 	case !shared, d.permitAuthorized():
 	case old.rules.authorized:
 		fit = updateDiscard
