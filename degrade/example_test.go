@@ -91,7 +91,9 @@ func ExampleNewKnob() {
 func ExampleNewSwitch_invalid() {
 	_, err := degrade.NewSwitch(degrade.SwitchConfig{Enter: 0.5, Leave: 0.9, LeaveAfter: -time.Second})
 	fmt.Println(err)
-	// Output: degrade: SwitchConfig.LeaveAfter is -1s, must not be negative
+	// Output:
+	// degrade: SwitchConfig.LeaveAfter is -1s, must not be negative
+	// degrade: SwitchConfig.Leave is 0.9, must be at most Enter (0.5)
 }
 
 func ExampleShedder_Handler() {

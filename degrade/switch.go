@@ -143,29 +143,35 @@ type state struct {
 // not valid.
 func NewSwitch(cfg SwitchConfig) (*Switch, error) {
 	var errs []error
-	ratio := func(field string, v *float64, def float64) {
+	ratio := func(field string, v *float64, def float64) bool {
 		if math.IsNaN(*v) || *v < 0 || *v > 100 {
 			errs = append(errs, fmt.Errorf("degrade: SwitchConfig.%s is %v, must be 0 (default) to 100", field, *v))
-		} else if *v == 0 {
+			return false
+		}
+		if *v == 0 {
 			*v = def
 		}
+		return true
 	}
-	span := func(field string, v *time.Duration, def time.Duration) {
+	span := func(field string, v *time.Duration, def time.Duration) bool {
 		if *v < 0 {
 			errs = append(errs, fmt.Errorf("degrade: SwitchConfig.%s is %v, must not be negative", field, *v))
-		} else if *v == 0 {
+			return false
+		}
+		if *v == 0 {
 			*v = def
 		}
+		return true
 	}
-	ratio("Enter", &cfg.Enter, 0.95)
-	ratio("Leave", &cfg.Leave, min(0.8, cfg.Enter))
+	enter := ratio("Enter", &cfg.Enter, 0.95)
+	leave := ratio("Leave", &cfg.Leave, min(0.8, cfg.Enter))
 	span("EnterAfter", &cfg.EnterAfter, time.Second)
-	span("LeaveAfter", &cfg.LeaveAfter, 5*time.Second)
-	span("MaxLeaveAfter", &cfg.MaxLeaveAfter, max(5*time.Minute, cfg.LeaveAfter))
-	if len(errs) == 0 && cfg.Leave > cfg.Enter {
+	after := span("LeaveAfter", &cfg.LeaveAfter, 5*time.Second)
+	most := span("MaxLeaveAfter", &cfg.MaxLeaveAfter, max(5*time.Minute, cfg.LeaveAfter))
+	if enter && leave && cfg.Leave > cfg.Enter {
 		errs = append(errs, fmt.Errorf("degrade: SwitchConfig.Leave is %v, must be at most Enter (%v)", cfg.Leave, cfg.Enter))
 	}
-	if len(errs) == 0 && cfg.MaxLeaveAfter < cfg.LeaveAfter {
+	if after && most && cfg.MaxLeaveAfter < cfg.LeaveAfter {
 		errs = append(errs, fmt.Errorf("degrade: SwitchConfig.MaxLeaveAfter is %v, must be at least LeaveAfter (%v)", cfg.MaxLeaveAfter, cfg.LeaveAfter))
 	}
 	for i, f := range cfg.Pressure {

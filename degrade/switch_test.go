@@ -129,6 +129,20 @@ func TestTheMarkerLetsEverythingThrough(t *testing.T) {
 	require.Equal(t, "three", resp.Trailer.Get("After"))
 }
 
+func TestWhatIsWrongBetweenTheFieldsOfASwitchIsNamedBesideTheRest(t *testing.T) {
+	for want, cfg := range map[string]degrade.SwitchConfig{
+		"EnterAfter is -1s, must not be negative\nLeave is 0.9, must be at most Enter (0.5)\nMaxLeaveAfter is 1s, must be at least LeaveAfter (5s)": {
+			Enter: 0.5, Leave: 0.9, EnterAfter: -time.Second, MaxLeaveAfter: time.Second},
+		"Enter is -1, must be 0 (default) to 100\nLeaveAfter is -1s, must not be negative": { // with what would the others be compared?
+			Enter: -1, Leave: 0.9, LeaveAfter: -time.Second, MaxLeaveAfter: time.Second},
+		"Leave is 200, must be 0 (default) to 100\nMaxLeaveAfter is -1s, must not be negative": {
+			Leave: 200, MaxLeaveAfter: -time.Second},
+	} {
+		_, err := degrade.NewSwitch(cfg)
+		require.EqualError(t, err, "degrade: SwitchConfig."+strings.ReplaceAll(want, "\n", "\ndegrade: SwitchConfig."))
+	}
+}
+
 func TestObserveOnlyLeavesEverythingOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := degrade.MustNewSwitch(degrade.SwitchConfig{DryRun: true, Pressure: []func() float64{func() float64 { return 3 }}})
