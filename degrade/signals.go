@@ -11,12 +11,13 @@ import (
 
 // SchedulerPressure returns a signal for SwitchConfig.Pressure that tells when
 // goroutines wait for a processor: the 99th percentile of their waits since it
-// was asked last, over target, which must be positive; 10 ms is a start. It is
+// was asked last, over target, at least a microsecond; 10 ms is a start. It is
 // for services that are bound by the processor, and rises within a second,
-// where averages of the processor's use take ten.
+// where averages of the processor's use take ten. It panics if target is less:
+// then its unit was forgotten.
 func SchedulerPressure(target time.Duration) func() float64 {
-	if target <= 0 {
-		panic(fmt.Sprintf("degrade: SchedulerPressure: target is %v, must be positive", target))
+	if target < time.Microsecond {
+		panic(fmt.Sprintf("degrade: SchedulerPressure: target is %v, must be at least 1µs", target))
 	}
 	var mu sync.Mutex
 	var before []uint64
@@ -63,7 +64,7 @@ func quantileSince(last, now []uint64, bounds []float64, q float64) float64 {
 
 // MemoryPressure returns a signal for SwitchConfig.Pressure: the memory that the
 // Go runtime holds over share of its limit (GOMEMLIMIT); 0.9 is a start. Without
-// a limit it has nothing to say.
+// a limit it has nothing to say. It panics if share is not above 0 and at most 1.
 func MemoryPressure(share float64) func() float64 {
 	if !(share > 0 && share <= 1) {
 		panic(fmt.Sprintf("degrade: MemoryPressure: share is %v, must be above 0 and at most 1", share))

@@ -20,6 +20,13 @@ func TestMemoryPressureGoesByTheLimit(t *testing.T) {
 	require.InDelta(t, 2*low, p(), low, "half the limit, twice the pressure")
 }
 
+func TestASignalRefusesWhatIsNotInItsUnit(t *testing.T) {
+	require.PanicsWithValue(t, "degrade: SchedulerPressure: target is 10ns, must be at least 1µs", func() { SchedulerPressure(10) })
+	require.PanicsWithValue(t, "degrade: SchedulerPressure: target is 0s, must be at least 1µs", func() { SchedulerPressure(0) })
+	require.PanicsWithValue(t, "degrade: MemoryPressure: share is 90, must be above 0 and at most 1", func() { MemoryPressure(90) })
+	SchedulerPressure(time.Microsecond)
+}
+
 func TestSchedulerPressureIsTheTailSinceLastAsked(t *testing.T) {
 	bounds := []float64{0, 0.001, 0.01, 0.1, math.Inf(1)}
 	require.Zero(t, quantileSince([]uint64{5, 5, 5, 5}, []uint64{5, 5, 5, 5}, bounds, 0.99))
