@@ -225,6 +225,22 @@ func TestAFallbackThatPanicsMarksNothing(t *testing.T) {
 	require.Zero(t, sw.Stats().Degraded)
 }
 
+func TestAFailureAfterAFlushThatCouldNotBeIsNotKept(t *testing.T) {
+	sw := degrade.MustNewSwitch(degrade.SwitchConfig{})
+	reviews, search := sw.Feature("reviews", degrade.Optional), sw.Feature("search", degrade.Optional)
+	require.NoError(t, sw.Set(override("level", degrade.Minimal)))
+	w := httptest.NewRecorder()
+	sw.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		require.False(t, reviews.EnabledFor(r.Context()))
+		require.ErrorIs(t, http.NewResponseController(w).Flush(), http.ErrNotSupported)
+		require.False(t, search.EnabledFor(r.Context()))
+		w.WriteHeader(http.StatusInternalServerError)
+	})).ServeHTTP(struct{ http.ResponseWriter }{w}, httptest.NewRequest("GET", "/", nil))
+	require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+	require.Equal(t, "reviews, search", w.Header().Get(degrade.DegradedHeader))
+	require.Equal(t, uint64(1), sw.Stats().Degraded)
+}
+
 func TestTheKeysOfAnOverrideAreCopied(t *testing.T) {
 	sw := degrade.MustNewSwitch(degrade.SwitchConfig{Key: func(*http.Request) string { return "bob" }})
 	reviews := sw.Feature("reviews", degrade.Optional)

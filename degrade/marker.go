@@ -2,6 +2,7 @@ package degrade
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -16,9 +17,10 @@ import (
 // answer before its header goes out.
 type marker struct {
 	http.ResponseWriter
-	sw   *Switch
-	name string // of the user
-	sent bool
+	sw      *Switch
+	name    string // of the user
+	sent    bool
+	counted bool // as a degraded answer
 
 	mu   sync.Mutex // protects what follows
 	left []string   // features left out
@@ -44,13 +46,16 @@ func (m *marker) send(status int) {
 	}
 	m.sent = true
 	if left := m.out(); left != "" {
+		if !m.counted {
+			m.counted = true
+			m.sw.degraded.Add(1)
+		}
 		m.sw.mark(m.Header(), status, left)
 	}
 }
 
 // mark marks an answer as degraded. One that is a failure must not be kept at all.
 func (s *Switch) mark(h http.Header, status int, features string) {
-	s.degraded.Add(1)
 	h.Set(DegradedHeader, features)
 	if status >= 500 {
 		h["Cache-Control"] = noStore
@@ -119,8 +124,13 @@ func (m *marker) ReadFrom(r io.Reader) (int64, error) {
 func (m *marker) Flush() { m.FlushError() }
 
 func (m *marker) FlushError() error {
+	first := !m.sent
 	m.send(http.StatusOK)
-	return http.NewResponseController(m.ResponseWriter).Flush()
+	err := http.NewResponseController(m.ResponseWriter).Flush()
+	if first && errors.Is(err, http.ErrNotSupported) {
+		m.sent = false // nothing was sent: what follows is the answer
+	}
+	return err
 }
 
 func (m *marker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
