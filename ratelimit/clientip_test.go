@@ -115,6 +115,11 @@ func TestWidthsCanBeSet(t *testing.T) {
 	require.Panics(t, func() { ratelimit.ClientIP(netip.Prefix{}) })
 }
 
+func TestAKeyThatNamesNothingIsRefused(t *testing.T) {
+	require.PanicsWithValue(t, "ratelimit: Header: name is empty, must name a field", func() { ratelimit.Header("") })
+	require.PanicsWithValue(t, "ratelimit: Keys: parts[1] is nil, must name a bucket", func() { ratelimit.Keys(ratelimit.ClientIP(), nil) })
+}
+
 func TestKeysCompose(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle("GET /orders/{id}", ok)

@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"fmt"
 	"net/http"
 	"strconv"
 )
@@ -16,8 +17,11 @@ type KeyFunc func(*http.Request) string
 // Header returns a KeyFunc that names the value of a header field. Use it for
 // a field that is authenticated before the limiter, or set by a proxy:
 // whoever may invent values invents buckets. Requests that do not have exactly
-// one such field share a bucket.
+// one such field share a bucket. Header panics if name is empty.
 func Header(name string) KeyFunc {
+	if name == "" {
+		panic("ratelimit: Header: name is empty, must name a field")
+	}
 	name = http.CanonicalHeaderKey(name)
 	return func(r *http.Request) string {
 		if v := r.Header[name]; len(v) == 1 {
@@ -42,8 +46,14 @@ func Pattern(mux *http.ServeMux) KeyFunc {
 }
 
 // Keys returns a KeyFunc that composes others: one bucket for each combination
-// of what they name. It names nobody when all of them do.
+// of what they name. It names nobody when all of them do, and panics if one of
+// them is nil.
 func Keys(parts ...KeyFunc) KeyFunc {
+	for i, part := range parts {
+		if part == nil {
+			panic(fmt.Sprintf("ratelimit: Keys: parts[%d] is nil, must name a bucket", i))
+		}
+	}
 	return func(r *http.Request) string {
 		var space [128]byte
 		b, any := space[:0], false

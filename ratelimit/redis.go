@@ -28,7 +28,14 @@ type EvalFunc func(ctx context.Context, script string, keys []string, args ...an
 //
 // The buckets of one key are in one slot of a cluster. A limiter with
 // Config.Groups asks for several keys at once, which a cluster refuses.
-func NewRedisStore(prefix string, eval EvalFunc) Store { return &redisStore{prefix, eval} }
+//
+// NewRedisStore panics if eval is nil.
+func NewRedisStore(prefix string, eval EvalFunc) Store {
+	if eval == nil {
+		panic("ratelimit: NewRedisStore: eval is nil, must run a script")
+	}
+	return &redisStore{prefix, eval}
+}
 
 type redisStore struct {
 	prefix string

@@ -302,3 +302,7 @@ func TestBadStoreSettingsAreNamed(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 }
+
+func TestAStoreWithoutARedisIsRefused(t *testing.T) {
+	require.PanicsWithValue(t, "ratelimit: NewRedisStore: eval is nil, must run a script", func() { ratelimit.NewRedisStore("", nil) })
+}
