@@ -89,7 +89,8 @@ type Config struct {
 	ProbeLease time.Duration
 
 	// Ramp is how long after the last probe the share of admitted calls grows
-	// from a tenth to all, so that recovery isn't a flood. Default 0: all at once.
+	// from a tenth to all, so that recovery isn't a flood. Default 0: all at
+	// once, as with a negative one.
 	Ramp time.Duration
 
 	// Key names the circuit that a request belongs to; "" is the Breaker's own.
@@ -123,7 +124,7 @@ type Config struct {
 	Store Store
 
 	// Quorum is how many other processes must have opened the same circuit
-	// before this one follows. Default 1.
+	// before this one follows. Default 1. Without a Store there are none.
 	Quorum int
 
 	// SyncEvery is how often Run asks the Store. Default 1 second.
@@ -196,7 +197,11 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MaxOpen == 0 {
 		c.MaxOpen = max(time.Minute, c.OpenFor)
 	}
-	if c.MaxOpen < c.OpenFor || c.MaxOpen > maxTime {
+	if c.OpenFor < time.Millisecond { // named above, and nothing to compare with
+		if c.MaxOpen < time.Millisecond || c.MaxOpen > maxTime {
+			bad("MaxOpen", c.MaxOpen, fmt.Sprintf("from OpenFor to %v", maxTime))
+		}
+	} else if c.MaxOpen < c.OpenFor || c.MaxOpen > maxTime {
 		bad("MaxOpen", c.MaxOpen, fmt.Sprintf("from OpenFor (%v) to %v", c.OpenFor, maxTime))
 	}
 	ratio("Jitter", &c.Jitter, 0.2)

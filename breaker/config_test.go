@@ -44,6 +44,14 @@ func TestNewNamesEveryFieldThatIsWrong(t *testing.T) {
 	}
 }
 
+func TestMaxOpenIsNamedBesideAnOpenForThatIsWrong(t *testing.T) {
+	_, err := breaker.New(breaker.Config{OpenFor: -time.Second, MaxOpen: -time.Second})
+	require.EqualError(t, err, "breaker: Config.OpenFor is -1s, must be from 1ms to 8760h0m0s\n"+
+		"breaker: Config.MaxOpen is -1s, must be from OpenFor to 8760h0m0s")
+	_, err = breaker.New(breaker.Config{OpenFor: -time.Second, MaxOpen: time.Second}) // with what would it be compared?
+	require.EqualError(t, err, "breaker: Config.OpenFor is -1s, must be from 1ms to 8760h0m0s")
+}
+
 func TestNewTakesTheEdges(t *testing.T) {
 	for _, cfg := range []breaker.Config{
 		{},
