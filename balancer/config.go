@@ -20,7 +20,7 @@ type Config struct {
 	Backends []Backend
 
 	// Policy picks the backend for a request. Nil means Latency(3). A Policy
-	// belongs to one Balancer.
+	// belongs to one Balancer: in that of RoundRobin, say, is whose turn it is.
 	Policy Policy
 
 	// Eject says when a backend is left out because of what it answers.

@@ -35,8 +35,9 @@ const (
 // was drawn first gets the request. Without that, requests that come one after
 // the other would nearly all go to the one that was a hair faster last.
 //
-// Choices is how many are drawn, from 2 to 8. Default 3: in the simulation
-// it has a shorter tail than 2, and more do not shorten it much.
+// Choices is how many are drawn, from 2 to 8; less counts as 2, and more as 8.
+// Default 3: in the simulation it has a shorter tail than 2, and more do not
+// shorten it much.
 func Latency(choices int) Policy {
 	if choices == 0 {
 		choices = 3
