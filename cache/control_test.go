@@ -85,6 +85,10 @@ func TestPurges(t *testing.T) {
 		{cache.URL("http://example.com/a"), "a"},
 		{cache.URL("https://EXAMPLE.com:443/a"), "a"},
 		{cache.Prefix("http://example.com/a"), "a ab"},
+		{cache.Prefix("HTTP://Example.com:80/a"), "a ab"},
+		{cache.Prefix("http://example.com:80"), ""}, // :8080 perhaps
+		{cache.Prefix("http://EXAMPLE.c"), "a ab b"},
+		{cache.Prefix("https://example.com/a"), ""},
 		{cache.Tag("t-a"), "a"},
 		{cache.Tag("t"), ""},
 		{cache.Tag("all"), "a ab b"},
@@ -122,6 +126,17 @@ func TestPurges(t *testing.T) {
 		}
 	}
 	require.ErrorContains(t, cache.MustNew(cache.Config{}).Purge(t.Context(), cache.URL("/a"), cache.Target{}), "not absolute")
+}
+
+func TestAPrefixThatNoURLHasIsAnError(t *testing.T) {
+	c := cache.MustNew(cache.Config{})
+	h := c.Handler(newOrigin("Cache-Control", "max-age=60"))
+	get(h, page)
+	for _, prefix := range []string{"", "/", "/products/", "/go?to=http://example.com/", "example.com/page", "//example.com/page", "http:/page", "http://", "http:///page", "://example.com/"} {
+		require.EqualError(t, c.Purge(t.Context(), cache.Prefix(prefix)), fmt.Sprintf("cache: Purge: Prefix %q is not absolute", prefix))
+		require.EqualError(t, c.Purge(t.Context(), cache.Prefix(prefix).Soft(), cache.Tag("a")), fmt.Sprintf("cache: Purge: Prefix %q is not absolute", prefix))
+	}
+	require.Contains(t, status(get(h, page)), "hit", "nothing else was purged for it")
 }
 
 func TestAnUnsafeRequestWinsOverAFill(t *testing.T) {

@@ -20,9 +20,9 @@ type Target struct {
 // for https as well as http. It must be absolute.
 func URL(url string) Target { return Target{kind: 'u', value: url} }
 
-// Prefix is every stored response whose URL begins with prefix: scheme, host in
-// lower case and without the scheme's own port, path as it was sent. The scheme
-// is that of the connection: http where a proxy in front has ended TLS.
+// Prefix is every stored response whose URL begins with prefix: scheme, host,
+// path as it was sent. It must be absolute; for every URL there is [All]. The
+// scheme is that of the connection: http where a proxy in front has ended TLS.
 func Prefix(prefix string) Target { return Target{kind: 'p', value: prefix} }
 
 // Tag is every stored response that carries tag in one of
@@ -77,8 +77,13 @@ func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 				}
 			}
 		case 'p':
+			prefix, ok := keyPrefix(t.value)
+			if !ok {
+				errs = append(errs, fmt.Errorf("cache: Purge: Prefix %q is not absolute", t.value))
+				continue
+			}
 			errs = append(errs, c.mark(ctx, "all")) // a store can't tell what begins with what
-			n = c.purgeAll(func(key string) bool { return strings.HasPrefix(key[1:], t.value) }, t.soft)
+			n = c.purgeAll(func(key string) bool { return strings.HasPrefix(key[1:], prefix) }, t.soft)
 		case 't':
 			errs = append(errs, c.mark(ctx, "tag", t.value))
 			n = c.purgeTag(t.value, t.soft, nil)
@@ -92,6 +97,21 @@ func (c *Cache) Purge(ctx context.Context, targets ...Target) error {
 		c.changed(fmt.Sprintf("purged %v: %d responses", t, n))
 	}
 	return errors.Join(errs...)
+}
+
+// keyPrefix returns the start of a URL as it is in keys. ok is false if none
+// begins like that, for want of a scheme or a host.
+func keyPrefix(prefix string) (in string, ok bool) {
+	scheme, rest, _ := strings.Cut(prefix, "://")
+	host, path, whole := strings.Cut(rest, "/")
+	if !isToken(scheme) || host == "" {
+		return "", false
+	}
+	scheme = strings.ToLower(scheme)
+	if !whole { // nor is the port
+		return scheme + "://" + hostOf(host, ""), true
+	}
+	return scheme + "://" + hostOf(host, scheme) + "/" + path, true
 }
 
 // mark tells the processes that share the store of a purge. It comes before the
