@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -207,15 +208,24 @@ func (c *Cache) purgeTag(tag string, soft bool, spared *flight) (n int) {
 	return n
 }
 
+// maxDeadTags is how many tags may be purged while a flight waits for its
+// header. With more of them its response is not kept, whatever it carries.
+const maxDeadTags = 256
+
 // purgeTagLocked dooms f if its response carries tag, or lets the tag wait until
-// that is known.
+// that is known. Nobody joins what is doomed, so that no more tags matter to it.
 func (f *flight) purgeTagLocked(tag string) {
 	switch {
+	case f.doomed:
 	case f.entry != nil:
-		f.doomed = f.doomed || f.entry.hasTag([]string{tag})
+		f.doomed = f.entry.hasTag([]string{tag})
 	case urlTag(f.key) == tag:
 		f.doomed = true
-	case !f.settled && !strings.HasSuffix(tag, "\x00"): // or else nothing will be kept, or it is another URL's
+	case f.settled || strings.HasSuffix(tag, "\x00"): // nothing will be kept, or it is another URL's
+	case slices.Contains(f.deadTags, tag):
+	case len(f.deadTags) == maxDeadTags:
+		f.doomed = true
+	default:
 		f.deadTags = append(f.deadTags, tag)
 	}
 }
