@@ -207,6 +207,9 @@ func (rec *recorder) Flush() { rec.FlushError() }
 
 func (rec *recorder) FlushError() error {
 	if rec.status == 0 {
+		if !flushes(rec.w) {
+			return http.ErrNotSupported
+		}
 		rec.WriteHeader(http.StatusOK)
 	}
 	if rec.w == nil || rec.act == actReply || rec.act == actRetry {
@@ -219,6 +222,26 @@ func (rec *recorder) FlushError() error {
 	rec.ahead(inlineBody + 1) // from now on the pump flushes what it has sent
 	rec.answer.live.nudge()
 	return nil
+}
+
+// flushes reports whether w can flush, without doing it: if it can't, the
+// handler has not answered by trying. A wrapper whose FlushError can say that
+// what it wraps doesn't is taken for that. A nil one is that of the background.
+func flushes(w http.ResponseWriter) bool {
+	for w != nil {
+		inner, wraps := w.(interface{ Unwrap() http.ResponseWriter })
+		if _, ok := w.(interface{ FlushError() error }); ok {
+			if !wraps {
+				return true
+			}
+		} else if _, ok := w.(http.Flusher); ok {
+			return true
+		} else if !wraps {
+			return false
+		}
+		w = inner.Unwrap()
+	}
+	return true
 }
 
 func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {

@@ -168,6 +168,9 @@ func (w *watcher) Flush() { w.FlushError() }
 
 func (w *watcher) FlushError() error {
 	if !w.seen {
+		if !flushes(w.ResponseWriter) {
+			return http.ErrNotSupported
+		}
 		w.WriteHeader(http.StatusOK)
 	}
 	return http.NewResponseController(w.ResponseWriter).Flush()
