@@ -297,7 +297,7 @@ func judge(wants error) func(breaker.Outcome) breaker.Verdict {
 
 func souinAfter(mux http.Handler) http.Handler {
 	pages := cache.MustNew(cache.Config{
-		TTL:      10 * time.Second, // for what says nothing itself, and must be the same for all users
+		TTL:      10 * time.Second, // for what says nothing itself, to requests without a cookie
 		MaxBytes: 256 << 20,
 	})
 	return pages.Handler(mux)
@@ -320,6 +320,12 @@ func TestSouin(t *testing.T) {
 		require.Equal(t, 200, getPath(h, "/login").Code)
 	}
 	require.Equal(t, 3, calls, "what sets a cookie is not kept")
+	for range 2 {
+		r := httptest.NewRequest("GET", "/account", nil)
+		r.Header.Set("Cookie", "session=1")
+		h.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	require.Equal(t, 5, calls, "nor what says nothing to one")
 }
 
 func httplbBefore() *httplb.Client {
