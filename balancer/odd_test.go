@@ -143,3 +143,14 @@ func TestOddBackendsLeaveNothingBehind(t *testing.T) {
 		require.Fail(t, "goroutines are left", "%d before, %d now:\n%s", goroutines, runtime.NumGoroutine(), strings.TrimSpace(string(stacks[:runtime.Stack(stacks, true)])))
 	}
 }
+
+// eventually waits up to ten seconds for a condition, without a goroutine.
+func eventually(cond func() bool) bool {
+	for range 1000 {
+		if cond() {
+			return true
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	return false
+}

@@ -23,7 +23,7 @@ func TestAServerThatHasBecomeAReplicaIsOutUntilItIsNone(t *testing.T) {
 		return d.Degraded
 	}
 	require.False(t, degraded())
-	require.NoError(t, admin.SlaveOf(ctx, "127.0.0.1", "1").Err())
+	require.NoError(t, admin.ReplicaOf(ctx, "127.0.0.1", "1").Err())
 	require.True(t, degraded())
 	require.Never(t, func() bool { return !degraded() }, time.Second, 2*time.Millisecond)
 	changes := 0
@@ -32,7 +32,7 @@ func TestAServerThatHasBecomeAReplicaIsOutUntilItIsNone(t *testing.T) {
 	}
 	require.Equal(t, 1, changes)
 
-	require.NoError(t, admin.SlaveOf(ctx, "NO", "ONE").Err())
+	require.NoError(t, admin.ReplicaOf(ctx, "NO", "ONE").Err())
 	require.Eventually(t, func() bool { return !degraded() }, 10*time.Second, 2*time.Millisecond)
 	require.NoError(t, admin.ScriptFlush(ctx).Err())
 	require.False(t, degraded(), "a script that is gone is sent again")
