@@ -27,7 +27,7 @@ import (
 )
 
 var (
-	rounds = flag.Int("rounds", 25, "how often the hostile battery does each thing in a row")
+	rounds = flag.Int("rounds", 0, "how often the hostile battery does each thing in a row; 0: 25, or 8 with -short")
 	scale  = flag.Bool("scale", false, "measure a million of everything, instead of a hundredth of it")
 )
 

@@ -174,6 +174,13 @@ func (x *round) held() (n int) {
 func TestHostileBattery(t *testing.T) {
 	dir := t.TempDir()
 	normal := body("GET", "/ok", "", 200, "ok")
+	times := *rounds
+	if times == 0 {
+		times = 25
+		if testing.Short() {
+			times = 8
+		}
+	}
 	for _, target := range targets {
 		for _, protocol := range protocols {
 			t.Run(target.name+"/"+protocol, func(t *testing.T) {
@@ -183,7 +190,7 @@ func TestHostileBattery(t *testing.T) {
 					if a.only != "" && a.only != protocol || a.notProxied && target.proxied && protocol == "http1" || a.racy && raceEnabled || a.refused && target.few {
 						continue
 					}
-					n := *rounds
+					n := times
 					if target.few {
 						n = max(n/5, 2)
 						if a.heavy {
