@@ -12,6 +12,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// slowVersions is an origin that takes a minute for a page with a tag, and
+// numbers its answers.
+func slowVersions(tag string) *origin {
+	o := newOrigin()
+	o.serve = func(w http.ResponseWriter, _ *http.Request) {
+		version := o.calls.Load()
+		time.Sleep(time.Minute)
+		w.Header().Set("Cache-Control", "max-age=3600")
+		w.Header().Set("Cache-Tag", tag)
+		fmt.Fprint(w, "version ", version)
+	}
+	return o
+}
+
 // A fill that lasts knows its own tags only at the end, and so remembers those
 // that are purged meanwhile: not without bound.
 func TestTagsPurgedDuringAFillAreBounded(t *testing.T) {
@@ -21,14 +35,7 @@ func TestTagsPurgedDuringAFillAreBounded(t *testing.T) {
 	}{{0, 0, true}, {256, 10, true}, {257, 1, false}, {50_000, 1, false}} {
 		t.Run(fmt.Sprint(c.tags), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				o := newOrigin()
-				o.serve = func(w http.ResponseWriter, _ *http.Request) {
-					version := o.calls.Load()
-					time.Sleep(time.Minute)
-					w.Header().Set("Cache-Control", "max-age=3600")
-					w.Header().Set("Cache-Tag", "another")
-					fmt.Fprint(w, "version ", version)
-				}
+				o := slowVersions("another")
 				ca := cache.MustNew(cache.Config{FillTimeout: time.Hour})
 				h := ca.Handler(o)
 				var group sync.WaitGroup
@@ -54,14 +61,7 @@ func TestTagsPurgedDuringAFillAreBounded(t *testing.T) {
 // before it, though more tags follow than are remembered.
 func TestManyPurgesDoNotHideAnEarlierOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := newOrigin()
-		o.serve = func(w http.ResponseWriter, _ *http.Request) {
-			version := o.calls.Load()
-			time.Sleep(time.Minute)
-			w.Header().Set("Cache-Control", "max-age=3600")
-			w.Header().Set("Cache-Tag", "news")
-			fmt.Fprint(w, "version ", version)
-		}
+		o := slowVersions("news")
 		ca := cache.MustNew(cache.Config{FillTimeout: time.Hour})
 		h := ca.Handler(o)
 		var group sync.WaitGroup

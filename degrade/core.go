@@ -37,8 +37,8 @@ type core struct {
 	due     atomic.Int64  // when the next step of the control is due
 	mask    atomic.Uint64 // of the latencies, which are looked at: fewer when there are many
 	low     sample        // latencies of requests that found the backend at ease
-	lowLogs logs
-	all     sample // latencies of all requests that did not pass through handOver
+	lowLogs logs          // the same, logarithms: see calm
+	all     sample        // latencies of all requests that did not pass through handOver
 
 	dryRun   bool
 	maxWait  int64 // bound on waiting; 0 automatic, negative no queue
